@@ -1,0 +1,262 @@
+"""A circuit: the kept nodes and edges of one model for one task, with everything needed to score it again.
+
+A `Circuit` is frozen and self-contained: nodes, edges, the ablation value of every other node, the calibration, the recipe
+and seed that found it, the losses measured then, and references (where) with hashes (what) of model, task and tokenizer.
+On disk it is a folder: `circuit.json` + `values.safetensors` (docs/format.md). `attn.y` has a value but no nodes: its mean
+is what cutting an edge v -> attn.resid_delta substitutes (METHOD D13).
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+
+from sparse_circuits.files import (
+    check_format,
+    file_hash,
+    new_folder,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+from sparse_circuits.sites import Edge, Node, TokenEdge
+
+Ablation = Literal["zero", "mean_pretrain", "mean_task"]
+LossKind = Literal["binary", "full_vocab"]
+ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
+LOSS_KINDS: tuple[LossKind, ...] = get_args(LossKind)
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """z' = scale * (z_A - z_B) + shift, A and B the task's classes (METHOD D6)."""
+
+    scale: float
+    """a > 0."""
+    shift: float
+    """b; 0 where the completions are not fixed for the task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where something lies and what it was when the circuit was made."""
+
+    where: str
+    """A name (`bundled`, a task name) or a path; relative paths start at the circuit's folder."""
+    hash: str
+    """sha256 of its content."""
+
+    def seen_from(self, folder: Path) -> dict[str, str]:
+        """Plain JSON values, an absolute path made relative to a folder."""
+        relative = os.path.relpath(self.where, folder.absolute()) if os.path.isabs(self.where) else self.where
+        return {"where": relative, "hash": self.hash}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """Validation loss with the k most important nodes kept (METHOD D11)."""
+
+    nodes: int
+    """k."""
+    loss: float
+    """Mean task loss on the fixed validation pairs, nats."""
+    standard_error: float
+    """Standard error of that mean, nats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitLosses:
+    """Task losses on the three splits, nats."""
+
+    train: float
+    val: float
+    test: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Circuit:
+    """One model's circuit for one task."""
+
+    task: str
+    """Name of the task."""
+    model: Origin
+    task_origin: Origin
+    tokenizer: Origin
+    nodes: tuple[Node, ...]
+    """Kept nodes, in forward order."""
+    nodes_total: int
+    """Nodes of the whole model (METHOD 1f)."""
+    edges: tuple[Edge, ...]
+    """Nonzero weights between kept nodes: the headline count (METHOD D5)."""
+    edges_embed: tuple[TokenEdge, ...] = ()
+    """Nonzero E[t, c] with t in the training prompts and c read by a kept act_in or final_resid."""
+    edges_unembed: tuple[TokenEdge, ...] = ()
+    """Nonzero W_U entries of the completions at kept final_resid nodes."""
+    edges_bias: tuple[Node, ...] = ()
+    """Kept nodes with a nonzero bias."""
+    constant_nodes: tuple[Node, ...] = ()
+    """Kept nodes that no token reaches."""
+    stranded_nodes: tuple[Node, ...] = ()
+    """Kept nodes without a path to the logits whose removal would miss the target (METHOD D5)."""
+    values: Mapping[str, Tensor] | None = None
+    """Ablation value of every channel: site -> Float[width]; None for an imported circuit without reference."""
+    ablation: Ablation = "mean_pretrain"
+    loss_kind: LossKind = "binary"
+    target_loss: float = 0.15
+    """What `loss` (or the calibrated loss) should reach, nats."""
+    target_on: Literal["loss", "calibrated"] = "loss"
+    loss: SplitLosses
+    """Uncalibrated loss of the circuit."""
+    calibrated_loss: SplitLosses
+    model_loss: SplitLosses
+    """Loss of the whole model."""
+    empty_loss: float
+    """Test loss with every node ablated."""
+    accuracy: float
+    """Share of test prompts whose right completion scores higher."""
+    calibration: Calibration | None = None
+    curve: tuple[CurvePoint, ...] = ()
+    node_effects: tuple[float, ...] = ()
+    """Rise of the validation loss when that node alone is ablated from the circuit, nats; one per node."""
+    reference: Mapping[str, Any] = field(default_factory=dict)
+    """What the ablation values were measured on: tokens and corpus hash."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """The pruning config, as plain JSON."""
+    seed: int = 0
+    folder: Path | None = None
+    """Where it was loaded from; relative origins start there."""
+
+    @property
+    def met_target(self) -> bool:
+        """Whether the test loss reaches the target."""
+        return (self.loss if self.target_on == "loss" else self.calibrated_loss).test <= self.target_loss
+
+    def replace(self, **changes: Any) -> "Circuit":
+        """A copy with some fields changed."""
+        return replace_fields(self, **changes)
+
+    def summary(self) -> dict[str, Any]:
+        """What `circuit show --json` prints."""
+        return {
+            "task": self.task,
+            "model": self.model.where,
+            "target_loss": self.target_loss,
+            "target_on": self.target_on,
+            "met_target": self.met_target,
+            "loss_kind": self.loss_kind,
+            "ablation": self.ablation,
+            "loss": _losses(self.loss),
+            "calibrated_loss": _losses(self.calibrated_loss),
+            "model_loss": _losses(self.model_loss),
+            "empty_loss": self.empty_loss,
+            "accuracy": self.accuracy,
+            "nodes": len(self.nodes),
+            "nodes_total": self.nodes_total,
+            "edges": len(self.edges),
+            "edges_embed": len(self.edges_embed),
+            "edges_unembed": len(self.edges_unembed),
+            "edges_bias": len(self.edges_bias),
+            "node_names": [str(node) for node in self.nodes],
+            "constant_nodes": [str(node) for node in self.constant_nodes],
+            "stranded_nodes": [str(node) for node in self.stranded_nodes],
+            "seed": self.seed,
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the circuit folder, atomically. Raises OSError."""
+        with new_folder(folder) as draft:
+            stored = {**self.summary(), **self._details(Path(folder))}
+            if self.values is not None:
+                write_tensors(draft / "values.safetensors", self.values)
+                stored["values_sha256"] = file_hash(draft / "values.safetensors")
+            write_json(draft / "circuit.json", {"kind": "circuit", "format_version": FORMAT_VERSION, **stored})
+
+    def _details(self, folder: Path) -> dict[str, Any]:
+        """The stored fields that the summary only counts; paths are written relative to the folder."""
+        return {
+            "model": self.model.seen_from(folder),
+            "task_origin": self.task_origin.seen_from(folder),
+            "tokenizer": self.tokenizer.seen_from(folder),
+            "edges": [[str(edge.source), str(edge.target), edge.weight] for edge in self.edges],
+            "edges_embed": [[edge.token, str(edge.node), edge.weight] for edge in self.edges_embed],
+            "edges_unembed": [[edge.token, str(edge.node), edge.weight] for edge in self.edges_unembed],
+            "edges_bias": [str(node) for node in self.edges_bias],
+            "calibration": None if self.calibration is None else vars(self.calibration),
+            "curve": [[point.nodes, point.loss, point.standard_error] for point in self.curve],
+            "node_effects": list(self.node_effects),
+            "reference": dict(self.reference),
+            "recipe": dict(self.recipe),
+        }
+
+
+def load_circuit(folder: str | Path) -> Circuit:
+    """Reads a circuit folder. Raises ValueError, one line, if it is absent, damaged, edited or of another version."""
+    where = Path(folder)
+    stored = read_json(where / "circuit.json")
+    check_format(stored, "circuit", FORMAT_VERSION, where)
+    values = None
+    if "values_sha256" in stored:
+        values = read_tensors(where / "values.safetensors")
+        if file_hash(where / "values.safetensors") != stored["values_sha256"]:
+            raise ValueError(
+                f"{where / 'values.safetensors'} is not the file this circuit was saved with (hash differs); prune again"
+            )
+    try:
+        return _parse(stored, values, where)
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"{where / 'circuit.json'} is damaged ({type(error).__name__}: {error}); prune again"
+        ) from None
+
+
+def _parse(stored: Mapping[str, Any], values: Mapping[str, Tensor] | None, where: Path) -> Circuit:
+    def nodes(names: list[str]) -> tuple[Node, ...]:
+        return tuple(Node.parse(name) for name in names)
+
+    def token_edges(rows: list[list[Any]]) -> tuple[TokenEdge, ...]:
+        return tuple(TokenEdge(token, Node.parse(node), weight) for token, node, weight in rows)
+
+    plain = (
+        "task",
+        "nodes_total",
+        "ablation",
+        "loss_kind",
+        "target_loss",
+        "target_on",
+        "empty_loss",
+        "accuracy",
+        "seed",
+    )
+    return Circuit(
+        **{name: stored[name] for name in plain},
+        model=Origin(**stored["model"]),
+        task_origin=Origin(**stored["task_origin"]),
+        tokenizer=Origin(**stored["tokenizer"]),
+        nodes=nodes(stored["node_names"]),
+        edges=tuple(Edge(Node.parse(a), Node.parse(b), weight) for a, b, weight in stored["edges"]),
+        edges_embed=token_edges(stored["edges_embed"]),
+        edges_unembed=token_edges(stored["edges_unembed"]),
+        edges_bias=nodes(stored["edges_bias"]),
+        constant_nodes=nodes(stored["constant_nodes"]),
+        stranded_nodes=nodes(stored["stranded_nodes"]),
+        values=values,
+        loss=SplitLosses(**stored["loss"]),
+        calibrated_loss=SplitLosses(**stored["calibrated_loss"]),
+        model_loss=SplitLosses(**stored["model_loss"]),
+        calibration=None if stored["calibration"] is None else Calibration(**stored["calibration"]),
+        curve=tuple(CurvePoint(nodes=k, loss=loss, standard_error=error) for k, loss, error in stored["curve"]),
+        node_effects=tuple(stored["node_effects"]),
+        reference=stored["reference"],
+        recipe=stored["recipe"],
+        folder=where,
+    )
+
+
+def _losses(losses: SplitLosses) -> dict[str, float]:
+    return {"train": losses.train, "val": losses.val, "test": losses.test}

@@ -1,0 +1,266 @@
+"""Scoring: the task loss of a model or of a circuit, one mask or many at once.
+
+Binary loss (METHOD D3, 1e): the mean over both prompts of a pair of the cross-entropy over its two completions, nats;
+chance is ln 2. `full_vocab` takes the cross-entropy over the whole vocabulary instead. Everything is computed in fp32.
+
+Shapes: n pairs, 2 classes (A, B), K masks, N nodes, T tokens, V vocabulary.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from sparse_circuits.circuit.circuit import LOSS_KINDS, Calibration, Circuit, LossKind
+from sparse_circuits.data.tokenizer import read_tokenizer, tokenizer_hash, vocab_size
+from sparse_circuits.model.folder import model_hash, stored_tokenizer_hash
+from sparse_circuits.model.taps import Mask, Tap
+from sparse_circuits.model.transformer import SparseTransformer
+from sparse_circuits.prune.mask import NodeLayout
+from sparse_circuits.sites import check_nodes
+from sparse_circuits.tasks.check import CheckReport, Condition, check_task
+from sparse_circuits.tasks.pairs import Pairs
+from sparse_circuits.tasks.task import Task
+
+EVAL_PAIRS = 512
+"""Pairs per split behind every reported loss, where the task has so many."""
+CHUNK_TOKENS = 16_384
+"""Tokens of one forward when many masks are scored."""
+LEAST_BASELINE = 0.6
+"""What the empty circuit and the bigram table alone must at least lose, nats (METHOD D3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a circuit or a model scores on one split of a task."""
+
+    loss: float
+    """Mean task loss, nats, uncalibrated."""
+    loss_kind: LossKind
+    accuracy: float
+    """Share of prompts whose right completion has the higher logit of the two."""
+    n_pairs: int
+    calibrated_loss: float | None
+    """Binary loss after the circuit's calibration; None without one."""
+
+
+def usable_tokens(model: SparseTransformer) -> Tensor:
+    """Bool[V]: tokens whose embedding row is not all zero (METHOD D2)."""
+    return (model.embed.weight != 0).any(-1)
+
+
+def contrast(model: SparseTransformer, pairs: Pairs, tap: Tap | None = None) -> Float[Tensor, "n 2"]:
+    """z_A - z_B, the difference of the two completions' logits, after prompt A and after prompt B."""
+    return _contrast(_last_logits(model, pairs, tap), pairs)
+
+
+def _last_logits(model: SparseTransformer, pairs: Pairs, tap: Tap | None) -> Float[Tensor, "rows V"]:
+    return model(pairs.flat_tokens, tap=tap, logits_at=pairs.last)[:, 0].float()
+
+
+def _contrast(logits: Float[Tensor, "rows V"], pairs: Pairs) -> Float[Tensor, "n 2"]:
+    both = logits.view(-1, 2, logits.shape[-1]).gather(-1, pairs.completions[:, None, :].expand(-1, 2, -1))
+    return both[..., 0] - both[..., 1]
+
+
+def binary_losses(contrasts: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
+    """Binary loss per pair from z_A - z_B."""
+    return (F.softplus(-contrasts[..., 0]) + F.softplus(contrasts[..., 1])) / 2
+
+
+def pair_losses(
+    model: SparseTransformer, pairs: Pairs, tap: Tap | None = None, kind: LossKind = "binary"
+) -> Float[Tensor, " n"]:
+    """Task loss of every pair, nats. Raises ValueError for an unknown kind."""
+    logits = _last_logits(model, pairs, tap)
+    if kind == "binary":
+        return binary_losses(_contrast(logits, pairs))
+    if kind != "full_vocab":
+        raise ValueError(f"unknown loss kind {kind!r}; allowed: {', '.join(LOSS_KINDS)}")
+    return F.cross_entropy(logits, pairs.completions.flatten(), reduction="none").view(-1, 2).mean(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskScorer:
+    """Scores many masks on one fixed set of pairs in few forwards."""
+
+    model: SparseTransformer
+    layout: NodeLayout
+    values: Mapping[str, Tensor]
+    pairs: Pairs
+    kind: LossKind = "binary"
+
+    def tap(self, masks: Float[Tensor, "K N"], rows: int) -> Mask:
+        """A tap for K * rows batch rows, mask k for rows k * rows onwards."""
+        return Mask(self.layout.batched(masks, rows), {site: self.values[site] for site in self.layout.widths})
+
+    @torch.no_grad()
+    def losses(self, masks: Float[Tensor, "K N"]) -> Float[Tensor, "K n"]:
+        """Task loss of every mask on every pair, nats."""
+        rows, tokens = self.pairs.flat_tokens.shape
+        per_chunk = max(1, CHUNK_TOKENS // (rows * tokens))
+        found = []
+        for chunk in masks.split(per_chunk):
+            repeated = repeat_pairs(self.pairs, len(chunk))
+            found.append(pair_losses(self.model, repeated, self.tap(chunk, rows), self.kind).view(len(chunk), -1))
+        return torch.cat(found)
+
+
+def repeat_pairs(pairs: Pairs, times: int) -> Pairs:
+    """The same pairs several times over, for one forward with several masks."""
+    return Pairs(
+        pairs.tokens.repeat(times, 1, 1),
+        pairs.lengths.repeat(times, 1),
+        pairs.completions.repeat(times, 1),
+        pairs.texts * times,
+        pairs.fixed_completions,
+    )
+
+
+def circuit_tap(circuit: Circuit, model: SparseTransformer) -> Mask:
+    """The tap that makes `model` compute the circuit: kept nodes pass, every other node takes its ablation value.
+
+    Raises ValueError if the circuit has no ablation values or does not fit the model.
+    """
+    if circuit.values is None:
+        raise ValueError("this circuit has no ablation values; give it some with circuit.replace(values=...)")
+    check_nodes(circuit.nodes, model.widths)
+    layout = NodeLayout.of(model.widths)
+    wrong = [site for site, width in layout.widths.items() if tuple(circuit.values[site].shape) != (width,)]
+    if wrong:
+        raise ValueError(
+            f"the circuit's ablation values do not fit this model at {wrong[0]}; give the model it was made on"
+        )
+    device = next(model.parameters()).device
+    masks = layout.split(layout.flat(circuit.nodes).to(device))
+    return Mask(masks, {site: circuit.values[site].to(device) for site in layout.widths})
+
+
+@torch.no_grad()
+def score(
+    model: SparseTransformer, pairs: Pairs, tap: Tap | None, kind: LossKind, calibration: Calibration | None
+) -> Evaluation:
+    """Loss, accuracy and calibrated loss on given pairs."""
+    contrasts = contrast(model, pairs, tap)
+    right = (contrasts[:, 0] > 0).float().mean() + (contrasts[:, 1] < 0).float().mean()
+    calibrated = None
+    if calibration is not None:
+        calibrated = float(binary_losses(calibration.scale * contrasts + calibration.shift).mean())
+    return Evaluation(
+        loss=float(pair_losses(model, pairs, tap, kind).mean()),
+        loss_kind=kind,
+        accuracy=float(right / 2),
+        n_pairs=pairs.n,
+        calibrated_loss=calibrated,
+    )
+
+
+def evaluate(
+    circuit: Circuit,
+    model: SparseTransformer,
+    task: Task,
+    split: str = "test",
+    *,
+    tokenizer: Any = None,
+    n: int = EVAL_PAIRS,
+    seed: int = 0,
+) -> Evaluation:
+    """Scores a circuit on a split of its task. Without `tokenizer` the one the circuit refers to is read.
+
+    Raises ValueError if model, task or tokenizer are not those the circuit was made with.
+    """
+    tokenizer = circuit_tokenizer(circuit) if tokenizer is None else tokenizer
+    check_origin("model", circuit.model.hash, model_hash(model))
+    check_origin("task", circuit.task_origin.hash, task.hash)
+    check_origin("tokenizer", circuit.tokenizer.hash, tokenizer_hash(tokenizer))
+    device = next(model.parameters()).device
+    pairs = task.pairs(split, n, tokenizer, seed=seed, usable=usable_tokens(model)).to(device)
+    return score(model, pairs, circuit_tap(circuit, model), circuit.loss_kind, circuit.calibration)
+
+
+def evaluate_model(
+    model: SparseTransformer,
+    task: Task,
+    tokenizer: Any,
+    split: str = "test",
+    *,
+    n: int = EVAL_PAIRS,
+    seed: int = 0,
+    kind: LossKind = "binary",
+) -> Evaluation:
+    """Scores the whole model on a split of a task. Raises ValueError if the tokenizer is not the model's."""
+    check_tokenizer(model, tokenizer)
+    device = next(model.parameters()).device
+    pairs = task.pairs(split, n, tokenizer, seed=seed, usable=usable_tokens(model)).to(device)
+    return score(model, pairs, None, kind, None)
+
+
+def check_tokenizer(model: SparseTransformer, tokenizer: Any) -> None:
+    """Raises ValueError where a model meets another tokenizer than the one it was trained with, as far as it knows."""
+    own = None if model.source is None else stored_tokenizer_hash(model.source)
+    if own is not None and own != tokenizer_hash(tokenizer):
+        raise ValueError(
+            f"this tokenizer (hash {tokenizer_hash(tokenizer)[:12]}) is not the one the model was trained with ({own[:12]}); "
+            f"use load_tokenizer({str(model.source)!r})"
+        )
+    if vocab_size(tokenizer) != model.config.vocab_size:
+        given = vocab_size(tokenizer)
+        raise ValueError(
+            f"the tokenizer has {given} tokens, the model {model.config.vocab_size}; use the model's own tokenizer"
+        )
+
+
+def check_origin(what: str, expected: str, given: str) -> None:
+    """Raises ValueError where a circuit meets another model, task or tokenizer than its own."""
+    if expected != given:
+        raise ValueError(
+            f"this circuit was made with another {what} (hash {expected[:12]}, given {given[:12]}); give its own {what}"
+        )
+
+
+def circuit_tokenizer(circuit: Circuit) -> Any:
+    """The tokenizer a circuit refers to. Raises ValueError if it is not there."""
+    return read_tokenizer(resolve(circuit, circuit.tokenizer.where))
+
+
+def resolve(circuit: Circuit, where: str) -> Path:
+    """An origin's path: absolute, or relative to the circuit's folder. Raises ValueError for a circuit kept in memory only."""
+    path = Path(where)
+    if path.is_absolute():
+        return path
+    if not where or circuit.folder is None:
+        raise ValueError("the circuit does not say where its model lies; give model and tokenizer yourself")
+    return (circuit.folder / path).resolve()
+
+
+@torch.no_grad()
+def check_task_on_model(
+    task: Task, tokenizer: Any, model: SparseTransformer, values: Mapping[str, Tensor], n: int = 128
+) -> CheckReport:
+    """`tasks check` with a model: D3's conditions on the empty circuit and on the bigram table alone, added to the others."""
+    report = check_task(task, tokenizer)
+    if not report.ok:
+        return report
+    pairs = task.pairs("test", n, tokenizer, usable=usable_tokens(model))
+    layout = NodeLayout.of(model.widths)
+    empty = MaskScorer(model=model, layout=layout, values=values, pairs=pairs)
+    losses = {
+        "empty circuit": float(empty.losses(torch.zeros(1, layout.size)).mean()),
+        "bigram table alone": math.log(2),
+    }
+    if model.bigram is not None:
+        last = pairs.flat_tokens[torch.arange(2 * pairs.n), pairs.last]
+        losses["bigram table alone"] = float(binary_losses(_contrast(model.bigram(last), pairs)).mean())
+    fix = "make both prompts end in the same way, or choose completions that are equally likely without context"
+    return report.extended(
+        tuple(
+            Condition(f"{name} scores >= {LEAST_BASELINE}", loss >= LEAST_BASELINE, f"loss {loss:.3f}", fix)
+            for name, loss in losses.items()
+        )
+    )

@@ -1,0 +1,1 @@
+"""Corpus sources, the tokenizer, and memory-mapped token shards."""

@@ -1,0 +1,1 @@
+"""Reading a circuit: where its nodes fire and what they do."""

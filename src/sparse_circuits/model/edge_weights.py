@@ -1,0 +1,52 @@
+"""The weights between sites: which matrix leads from which site to which (METHOD 1g), as views on the model.
+
+Everything that counts, draws or cuts edges asks here, so nobody outside `model/` walks over its blocks.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import Tensor
+
+from sparse_circuits.model.transformer import MLP, Attention, Block, SparseTransformer
+
+
+class SitePair(NamedTuple):
+    """One weight matrix between two sites."""
+
+    source: str
+    """Site whose channels are the columns. For attn.resid_delta it is attn.v: v[c] reaches it through y[c]."""
+    target: str
+    """Site whose channels are the rows."""
+    weight: Tensor
+    """Float[target width, source width], a view."""
+
+
+def site_pairs(model: SparseTransformer) -> tuple[SitePair, ...]:
+    """Every matrix between node sites, in forward order."""
+    pairs = []
+    for layer, (attn, mlp) in enumerate(_sublayers(model)):
+        for name, weight in zip("qkv", attn.c_attn.weight.detach().chunk(3), strict=True):
+            pairs.append(SitePair(f"{layer}.attn.act_in", f"{layer}.attn.{name}", weight))
+        pairs.append(SitePair(f"{layer}.attn.v", f"{layer}.attn.resid_delta", attn.c_proj.weight.detach()))
+        pairs.append(SitePair(f"{layer}.mlp.act_in", f"{layer}.mlp.post_act", mlp.c_fc.weight.detach()))
+        pairs.append(SitePair(f"{layer}.mlp.post_act", f"{layer}.mlp.resid_delta", mlp.c_proj.weight.detach()))
+    return tuple(pairs)
+
+
+def site_biases(model: SparseTransformer) -> dict[str, Tensor]:
+    """Site -> Float[width]: the bias added where the site's matrix product is formed."""
+    biases = {}
+    for layer, (attn, mlp) in enumerate(_sublayers(model)):
+        for name, bias in zip("qkv", attn.c_attn.bias.detach().chunk(3), strict=True):
+            biases[f"{layer}.attn.{name}"] = bias
+        biases[f"{layer}.attn.resid_delta"] = attn.c_proj.bias.detach()
+        biases[f"{layer}.mlp.post_act"] = mlp.c_fc.bias.detach()
+        biases[f"{layer}.mlp.resid_delta"] = mlp.c_proj.bias.detach()
+    return biases
+
+
+def _sublayers(model: SparseTransformer) -> Iterator[tuple[Attention, MLP]]:
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        yield block.attn, block.mlp

@@ -1,0 +1,114 @@
+"""The seam: a tap is passed into the one forward pass and may read or replace the activation at any named site.
+
+At each site, after AbsTopK, the model does `x = tap(site, x)` if `tap.wants(site)`. Recording, mean or zero ablation,
+masks, interchange, norm freezing and bridges are all taps, so nobody copies the forward pass (STYLE 3). A replaced value
+is used as it is: AbsTopK is not applied again.
+
+Laws (tests/model/test_seam.py): an all-on mask equals the base pass bit for bit; replacing a site by its recorded value
+equals the base pass bit for bit; entering at residual site i with the recorded residual equals the base pass.
+
+Shapes: B batch, T tokens, w width of the site (sites.site_widths).
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Value = Float[Tensor, "..."] | Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class Tap(Protocol):
+    """What the forward pass asks of whoever is listening."""
+
+    def wants(self, site: str) -> bool:
+        """Whether the activation at this site should be delivered."""
+        ...
+
+    def __call__(self, site: str, x: Tensor) -> Tensor:
+        """Receives the activation [B, T, w]; what it returns is used from there on."""
+        ...
+
+
+class Record:
+    """Keeps the activation at each of some sites in `acts`, site -> Float[B, T, w]."""
+
+    def __init__(self, sites: Collection[str]) -> None:
+        self.sites = frozenset(sites)
+        self.acts: dict[str, Tensor] = {}
+
+    def wants(self, site: str) -> bool:
+        return site in self.sites
+
+    def __call__(self, site: str, x: Tensor) -> Tensor:
+        self.acts[site] = x
+        return x
+
+
+class Replace:
+    """Replaces activations: site -> a tensor of the same (or broadcastable) shape, or a function of the activation.
+
+    Freezing norms is replacing the norm-scale sites (`sites.request_sites`) by scales recorded on another pass.
+    """
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self.values = dict(values)
+
+    def wants(self, site: str) -> bool:
+        return site in self.values
+
+    def __call__(self, site: str, x: Tensor) -> Tensor:
+        value = self.values[site]
+        new = value(x) if callable(value) else value
+        if not isinstance(new, Tensor):
+            given = type(new).__name__
+            raise ValueError(f"the replacement at {site} gave {given}; give a tensor of shape {list(x.shape)}")
+        try:
+            return new.to(dtype=x.dtype, device=x.device).expand(x.shape)
+        except RuntimeError:
+            given, wanted = list(new.shape), list(x.shape)
+            message = f"the replacement at {site} has shape {given}; allowed: {wanted} or what broadcasts to it"
+            raise ValueError(message) from None
+
+
+class Mask:
+    """x -> x * m + mu * (1 - m) at each masked site (METHOD 1f): kept channels pass, the others take their ablation value.
+
+    masks: site -> Float[..., w], 1 kept, 0 ablated; values between 0 and 1 mix, Bool is read as 1 and 0. Shape [B, 1, w]
+    gives every row of the batch its own mask. values: site -> Float[..., w], the ablation values mu, of shape [w],
+    [B, 1, w] or [B, T, w]. Sites not in `masks` pass unchanged.
+    """
+
+    def __init__(self, masks: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+        missing = [site for site in masks if site not in values]
+        if missing:
+            named = ", ".join(missing)
+            raise ValueError(f"no ablation values for {named}; give one value per channel of every masked site")
+        self.masks = {site: mask.float() if mask.dtype == torch.bool else mask for site, mask in masks.items()}
+        self.values = dict(values)
+
+    def wants(self, site: str) -> bool:
+        return site in self.masks
+
+    def __call__(self, site: str, x: Tensor) -> Tensor:
+        mask = self.masks[site]
+        return torch.addcmul(self.values[site] * (1 - mask), x, mask)
+
+
+class Chain:
+    """Several taps in order; each sees what the one before returned."""
+
+    def __init__(self, *taps: Tap) -> None:
+        self.taps = taps
+
+    def wants(self, site: str) -> bool:
+        return any(tap.wants(site) for tap in self.taps)
+
+    def __call__(self, site: str, x: Tensor) -> Tensor:
+        for tap in self.taps:
+            if tap.wants(site):
+                x = tap(site, x)
+        return x

@@ -1,0 +1,1 @@
+"""Finding the circuit of a task in a trained model."""

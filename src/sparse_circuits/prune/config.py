@@ -1,0 +1,53 @@
+"""The recipe of a pruning."""
+
+from typing import Literal
+
+from sparse_circuits.circuit.circuit import Ablation, LossKind
+from sparse_circuits.config import Config
+
+
+class PruneConfig(Config):
+    """Hyperparameters of learning and choosing a mask (METHOD 1f, D3-D6, D11)."""
+
+    steps: int = 400
+    """Optimizer steps."""
+    batch_pairs: int = 32
+    """Pairs per step and seed."""
+    k_coef: float = 1e-3
+    """Price of a kept node, nats."""
+    lr: float = 1e-2
+    """Learning rate of tau, falling to zero."""
+    lr_warmup_frac: float = 0.05
+    """Share of the steps with rising learning rate."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    """Adam's moment decays."""
+    eps: float = 1e-8
+    """Added to Adam's root."""
+    weight_decay: float = 1e-3
+    """AdamW's decay of tau."""
+    clip_rms: float = 1.0
+    """Largest RMS of the gradient of tau."""
+    init_noise_bias: float = 0.1
+    """Mean of tau at the start."""
+    init_noise_scale: float = 1e-2
+    """Standard deviation of tau at the start."""
+    temperature: float = 1.0
+    """Width of the sigmoid whose slope stands in for the step."""
+    ablation: Ablation = "mean_pretrain"
+    """Where ablated nodes take their values from (METHOD D4)."""
+    loss_kind: LossKind = "binary"
+    """Task loss (METHOD D3)."""
+    target_on: Literal["loss", "calibrated"] = "loss"
+    """Which loss must meet the target (METHOD D6)."""
+    train_pairs: int = 2048
+    """Training pairs drawn once; batches are sampled from them."""
+    val_pairs: int = 128
+    """Pairs of the fixed validation batch (METHOD D11)."""
+
+    def model_post_init(self, context: object) -> None:  # noqa: ARG002 (pydantic's signature)
+        for name in ("steps", "batch_pairs", "train_pairs", "val_pairs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, given {getattr(self, name)}")
+        if not self.lr > 0 or self.k_coef < 0 or not self.temperature > 0:
+            raise ValueError("lr and temperature must be above 0, k_coef at least 0")

@@ -1,0 +1,103 @@
+"""Learning node masks: one tau per node, a step function with a sigmoid's gradient, a price per kept node (METHOD 1f).
+
+Objective: task loss + k_coef * (number of kept nodes), minimised over tau by AdamW with the learning rate falling to zero;
+the model's weights stay as they are. Several seeds run as one batch over one frozen model: each has its own tau, its own
+pairs and its own gradient clip, so a seed finds the same mask alone and in company (up to rounding).
+
+Shapes: S seeds, N nodes, n pairs.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparse_circuits.circuit.evaluate import pair_losses
+from sparse_circuits.log import SILENT, Progress
+from sparse_circuits.model.taps import Mask
+from sparse_circuits.model.transformer import SparseTransformer
+from sparse_circuits.prune.config import PruneConfig
+from sparse_circuits.prune.mask import NodeLayout, heaviside
+from sparse_circuits.tasks.pairs import Pairs
+
+
+def learn_masks(
+    model: SparseTransformer,
+    values: Mapping[str, Tensor],
+    pairs: Pairs,
+    config: PruneConfig,
+    seeds: Sequence[int],
+    progress: Progress = SILENT,
+) -> Float[Tensor, "S N"]:
+    """Returns tau of every seed after training; a node is kept where tau >= 0."""
+    layout = NodeLayout.of(model.widths)
+    draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+    noise = torch.stack([torch.randn(layout.size, generator=draw) for draw in draws])
+    tau = (config.init_noise_bias + config.init_noise_scale * noise).clamp(-1, 1).requires_grad_()
+    betas = (config.beta1, config.beta2)
+    adam = torch.optim.AdamW([tau], lr=config.lr, betas=betas, eps=config.eps, weight_decay=config.weight_decay)
+    frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        with progress.bar("pruning", config.steps) as bar:
+            for step in range(config.steps):
+                adam.param_groups[0]["lr"] = config.lr * _schedule(step, config)
+                batch = _join([_draw(pairs, config.batch_pairs, draw) for draw in draws])
+                losses = _masked_losses(model, values, layout, tau, batch, config)
+                kept = heaviside(tau, config.temperature).sum(-1)
+                (losses + config.k_coef * kept).sum().backward()
+                _clip(tau, config.clip_rms)
+                adam.step()
+                adam.zero_grad()
+                with torch.no_grad():
+                    tau.clamp_(-1, 1)
+                bar.update(step + 1, loss=losses.mean().item(), nodes=kept.mean().item())
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+    return tau.detach()
+
+
+def _schedule(step: int, config: PruneConfig) -> float:
+    """Linear warm-up, then linear to zero."""
+    warm = config.lr_warmup_frac * config.steps
+    return (step + 1) / warm if step + 1 < warm else 1 - max(step - warm, 0) / (config.steps - warm)
+
+
+def _draw(pairs: Pairs, n: int, draw: torch.Generator) -> Pairs:
+    return pairs.take(torch.randint(pairs.n, (n,), generator=draw))
+
+
+def _join(parts: Sequence[Pairs]) -> Pairs:
+    """The batches of all seeds, one after the other."""
+    return Pairs(
+        torch.cat([part.tokens for part in parts]),
+        torch.cat([part.lengths for part in parts]),
+        torch.cat([part.completions for part in parts]),
+        tuple(text for part in parts for text in part.texts),
+        parts[0].fixed_completions,
+    )
+
+
+def _masked_losses(
+    model: SparseTransformer,
+    values: Mapping[str, Tensor],
+    layout: NodeLayout,
+    tau: Float[Tensor, "S N"],
+    batch: Pairs,
+    config: PruneConfig,
+) -> Float[Tensor, " S"]:
+    """Task loss of every seed's mask on its own part of the batch."""
+    masks = layout.batched(heaviside(tau, config.temperature), 2 * config.batch_pairs)
+    losses = pair_losses(model, batch, Mask(masks, {site: values[site] for site in layout.widths}), config.loss_kind)
+    return losses.view(len(tau), -1).mean(-1)
+
+
+def _clip(tau: Tensor, limit: float) -> None:
+    """Scales each seed's gradient so that its RMS is at most `limit`."""
+    assert tau.grad is not None
+    rms = tau.grad.norm(dim=-1, keepdim=True) / math.sqrt(tau.shape[-1])
+    tau.grad.mul_((limit / rms.clamp(min=1e-30)).clamp(max=1.0))

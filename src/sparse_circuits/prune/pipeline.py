@@ -1,0 +1,292 @@
+"""`prune()`: the circuit of a task in a model, from learned masks to a frozen `Circuit` (METHOD 1f, D3-D6, D11).
+
+1. Refuse what cannot work: other tokenizer, no reference values, a model that itself misses the target.
+2. Learn masks on training pairs. 3. Choose nodes on the fixed validation batch. 4. Count edges; nodes without a path to
+the logits go if the target still holds without them. 5. Calibrate on training pairs. 6. Score; test is only reported.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparse_circuits.circuit.ablation import Reference, ablation_values, load_reference, measure_reference
+from sparse_circuits.circuit.circuit import Calibration, Circuit, Origin, SplitLosses
+from sparse_circuits.circuit.edges import EdgeSet, find_edges
+from sparse_circuits.circuit.evaluate import (
+    EVAL_PAIRS,
+    MaskScorer,
+    binary_losses,
+    check_tokenizer,
+    contrast,
+    score,
+    usable_tokens,
+)
+from sparse_circuits.data.shards import Shards
+from sparse_circuits.data.tokenizer import tokenizer_hash
+from sparse_circuits.log import SILENT, Progress
+from sparse_circuits.model.folder import model_hash
+from sparse_circuits.model.transformer import SparseTransformer
+from sparse_circuits.prune.calibrate import calibrate
+from sparse_circuits.prune.config import PruneConfig
+from sparse_circuits.prune.discretize import Chosen, Losses, choose, mean_and_error, node_effects
+from sparse_circuits.prune.learn import learn_masks
+from sparse_circuits.prune.mask import NodeLayout
+from sparse_circuits.tasks.pairs import Pairs
+from sparse_circuits.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Problem:
+    """One model, task and recipe with everything measured once."""
+
+    model: SparseTransformer
+    task: Task
+    tokenizer: Any
+    config: PruneConfig
+    target: float
+    values: Mapping[str, Tensor]
+    reference: Reference | None
+    pairs: Mapping[str, Pairs]
+    model_loss: SplitLosses
+
+    @property
+    def layout(self) -> NodeLayout:
+        return NodeLayout.of(self.model.widths)
+
+    def scorer(self, split: str) -> MaskScorer:
+        return MaskScorer(
+            model=self.model,
+            layout=self.layout,
+            values=self.values,
+            pairs=self.pairs[split],
+            kind=self.config.loss_kind,
+        )
+
+
+def prune(
+    model: SparseTransformer,
+    task: Task,
+    *,
+    tokenizer: Any,
+    target_loss: float = 0.15,
+    seed: int = 0,
+    reference: str | Path | Reference | Shards | None = None,
+    config: PruneConfig | None = None,
+    progress: Progress = SILENT,
+    **settings: Any,
+) -> Circuit:
+    """Finds the circuit of `task` in `model`.
+
+    target_loss: mean task loss to reach, nats. reference: the model's ablation values: its folder, a file, token shards to
+    measure them on, or None for the folder the model was loaded from. settings: fields of PruneConfig.
+    Raises ValueError if tokenizer, task or reference do not fit, or if the model itself misses the target.
+    """
+    return prune_seeds(
+        model,
+        task,
+        tokenizer=tokenizer,
+        target_loss=target_loss,
+        seeds=(seed,),
+        reference=reference,
+        config=config,
+        progress=progress,
+        **settings,
+    )[0]
+
+
+def prune_seeds(
+    model: SparseTransformer,
+    task: Task,
+    *,
+    tokenizer: Any,
+    target_loss: float = 0.15,
+    seeds: Sequence[int] = (0,),
+    reference: str | Path | Reference | Shards | None = None,
+    config: PruneConfig | None = None,
+    progress: Progress = SILENT,
+    **settings: Any,
+) -> tuple[Circuit, ...]:
+    """`prune` for several seeds, learned as one batch: one circuit per seed, in their order."""
+    recipe = (config or PruneConfig()).replace(**settings)
+    problem = _prepare(model, task, tokenizer, target_loss, recipe, reference)
+    tau = learn_masks(model, problem.values, problem.pairs["train"], recipe, seeds, progress)
+    with torch.no_grad():
+        return tuple(_finish(problem, (row >= 0).float(), seed, progress) for row, seed in zip(tau, seeds, strict=True))
+
+
+def best(circuits: Sequence[Circuit]) -> Circuit:
+    """The smallest circuit among those that meet the target on validation: fewest nodes, then edges, then loss."""
+    return min(circuits, key=lambda c: (_choice_loss(c) > c.target_loss, len(c.nodes), len(c.edges), _choice_loss(c)))
+
+
+def _choice_loss(circuit: Circuit) -> float:
+    return (circuit.loss if circuit.target_on == "loss" else circuit.calibrated_loss).val
+
+
+def _prepare(
+    model: SparseTransformer,
+    task: Task,
+    tokenizer: Any,
+    target: float,
+    config: PruneConfig,
+    reference: str | Path | Reference | Shards | None,
+) -> _Problem:
+    """Draws the pairs, measures the model, reads the reference; refuses what cannot work before any time is spent."""
+    if not target > 0:
+        raise ValueError(f"target_loss must be above 0 nats, given {target}")
+    check_tokenizer(model, tokenizer)
+    found = _reference(model, reference, config)
+    usable = usable_tokens(model)
+    counts = {"train": config.train_pairs, "val": config.val_pairs, "test": EVAL_PAIRS}
+    pairs = {split: task.pairs(split, n, tokenizer, usable=usable) for split, n in counts.items()}
+    losses = {split: score(model, pairs[split], None, config.loss_kind, None).loss for split in pairs}
+    worst = max(losses["train"], losses["val"])
+    if worst > target:
+        raise ValueError(
+            f"the model itself scores {worst:.3f} on {task.name} ({config.loss_kind}), above the target {target}: no circuit can be "
+            "expected to meet it; train the model longer, choose another task or raise target_loss"
+        )
+    return _Problem(
+        model=model,
+        task=task,
+        tokenizer=tokenizer,
+        config=config,
+        target=target,
+        values=ablation_values(model, config.ablation, found, pairs["train"]),
+        reference=found,
+        pairs=pairs,
+        model_loss=SplitLosses(**losses),
+    )
+
+
+def _reference(
+    model: SparseTransformer, given: str | Path | Reference | Shards | None, config: PruneConfig
+) -> Reference | None:
+    if config.ablation != "mean_pretrain" or isinstance(given, Reference):
+        return given if isinstance(given, Reference) else None
+    if isinstance(given, Shards):
+        return measure_reference(model, given)
+    where = given or model.source
+    if where is None:
+        raise ValueError(
+            "this model was not loaded from a folder, so give reference=: a model folder, a file, or token shards"
+        )
+    return load_reference(where, model)
+
+
+def _finish(problem: _Problem, active: Tensor, seed: int, progress: Progress) -> Circuit:
+    """Steps 3-6 for one learned mask."""
+    losses = _choice_losses(problem)
+    chosen = choose(losses, active, problem.target)
+    chosen, found = _drop_unreachable(problem, chosen, losses)
+    layout = problem.layout
+    nodes = layout.nodes(chosen.mask)
+    indices = [layout.index(node) for node in nodes]
+    calibration = _calibration(problem, chosen.mask)
+    progress.say(f"seed {seed}: {int(active.sum())} nodes learned, {len(nodes)} kept, {len(found.edges)} edges")
+    return Circuit(
+        **_scores(problem, chosen.mask, calibration),
+        task=problem.task.name,
+        model=Origin(where=_where(problem.model), hash=model_hash(problem.model)),
+        task_origin=Origin(where=problem.task.name, hash=problem.task.hash),
+        tokenizer=Origin(where=_where(problem.model), hash=tokenizer_hash(problem.tokenizer)),
+        nodes=nodes,
+        nodes_total=layout.size,
+        edges=found.edges,
+        edges_embed=found.edges_embed,
+        edges_unembed=found.edges_unembed,
+        edges_bias=found.edges_bias,
+        constant_nodes=found.constant,
+        stranded_nodes=found.candidates,
+        values=problem.values,
+        ablation=problem.config.ablation,
+        loss_kind=problem.config.loss_kind,
+        target_loss=problem.target,
+        target_on=problem.config.target_on,
+        model_loss=problem.model_loss,
+        calibration=calibration,
+        curve=chosen.curve,
+        node_effects=tuple(node_effects(losses, indices, layout.size)),
+        reference=_reference_facts(problem.reference),
+        recipe=problem.config.to_dict(),
+        seed=seed,
+    )
+
+
+def _choice_losses(problem: _Problem) -> Losses:
+    """The losses that choose nodes: those of the fixed validation batch, calibrated anew for each mask if the target asks."""
+    scorer = problem.scorer("val")
+    if problem.config.target_on == "loss":
+        return scorer.losses
+
+    def calibrated(masks: Tensor) -> Tensor:
+        found = []
+        for mask in masks:
+            fit = _calibration(problem, mask)
+            values = contrast(problem.model, scorer.pairs, scorer.tap(mask[None], 2 * scorer.pairs.n))
+            found.append(binary_losses(fit.scale * values + fit.shift))
+        return torch.stack(found)
+
+    return calibrated
+
+
+def _calibration(problem: _Problem, mask: Tensor) -> Calibration:
+    scorer = problem.scorer("train")
+    pairs = scorer.pairs.take(range(min(scorer.pairs.n, EVAL_PAIRS)))
+    values = contrast(problem.model, pairs, scorer.tap(mask[None], 2 * pairs.n))
+    with torch.enable_grad():
+        return calibrate(values, shift=pairs.fixed_completions)
+
+
+def _drop_unreachable(problem: _Problem, chosen: Chosen, losses: Losses) -> tuple[Chosen, EdgeSet]:
+    """Removes the nodes without a path to the logits while the target holds without them (METHOD D5).
+
+    Greedy deletion has tried each of them alone, so here they go together or stay.
+    """
+    layout = problem.layout
+    while True:
+        found = _edges(problem, layout.nodes(chosen.mask))
+        if not found.candidates or not chosen.met:
+            return chosen, found
+        fewer = chosen.mask - layout.flat(found.candidates)
+        mean, error = mean_and_error(losses(fewer[None]))
+        if float(mean + error) > problem.target:
+            return chosen, found
+        chosen = Chosen(mask=fewer, curve=chosen.curve, met=True)
+
+
+def _edges(problem: _Problem, nodes: Sequence[Any]) -> EdgeSet:
+    train = problem.pairs["train"]
+    real = torch.arange(train.tokens.shape[-1]) < train.lengths[..., None]
+    prompt_tokens = train.tokens[real].unique().tolist()
+    return find_edges(problem.model, nodes, prompt_tokens, train.completions.unique().tolist())
+
+
+def _scores(problem: _Problem, mask: Tensor, calibration: Calibration) -> dict[str, Any]:
+    """Losses of the chosen mask on every split, and of the empty circuit on test."""
+    scores = {}
+    for split in problem.pairs:
+        scorer = problem.scorer(split)
+        pairs = scorer.pairs.take(range(min(scorer.pairs.n, EVAL_PAIRS)))
+        scores[split] = score(
+            problem.model, pairs, scorer.tap(mask[None], 2 * pairs.n), problem.config.loss_kind, calibration
+        )
+    return {
+        "loss": SplitLosses(**{split: found.loss for split, found in scores.items()}),
+        "calibrated_loss": SplitLosses(**{split: found.calibrated_loss for split, found in scores.items()}),
+        "empty_loss": float(problem.scorer("test").losses(torch.zeros(1, len(mask))).mean()),
+        "accuracy": scores["test"].accuracy,
+    }
+
+
+def _where(model: SparseTransformer) -> str:
+    return "" if model.source is None else os.path.abspath(model.source)
+
+
+def _reference_facts(reference: Reference | None) -> dict[str, Any]:
+    return {} if reference is None else {"tokens": reference.tokens, "corpus_hash": reference.corpus_hash}

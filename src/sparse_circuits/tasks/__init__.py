@@ -1,0 +1,1 @@
+"""Tasks made of prompt pairs whose next token the prompt determines."""

@@ -1,0 +1,1 @@
+"""Weight-sparse training: schedules, projection, optimiser, checkpoints, the loop."""

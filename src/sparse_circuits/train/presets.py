@@ -1,0 +1,77 @@
+"""Recipes: functions of the vocabulary size that return a `TrainConfig` (METHOD D2, D12).
+
+`paper` and `authors` are the published method at its published size; `tiny` trains on two CPU cores in minutes. Each has a
+dense twin `NAME-dense` of the same shape: f = 1, AbsTopK off, lr * sqrt(f).
+"""
+
+import math
+
+from sparse_circuits.model.transformer import ModelConfig
+from sparse_circuits.train.config import TrainConfig
+from sparse_circuits.train.optimizer import OptimizerConfig
+from sparse_circuits.train.sparsity import SparsityConfig
+
+BASE_WIDTH = 256
+"""Width of the authors' base model, against which their budgets are defined (METHOD 1b)."""
+PAPER_STEPS = 244_140
+"""32e9 tokens in batches of 512 x 256 (METHOD 1c)."""
+
+
+def paper(vocab_size: int) -> TrainConfig:
+    """The paper's method: the same fraction 1/64 in every matrix and bias, biases and embeddings included."""
+    return TrainConfig(
+        name="paper",
+        model=ModelConfig(
+            vocab_size=vocab_size, n_layer=8, d_model=1024, n_head=64, d_head=16, block_size=256, afrac=0.25
+        ),
+        sparsity=SparsityConfig(fraction=1 / 64),
+        optimizer=OptimizerConfig(lr=1.28e-2),
+        steps=PAPER_STEPS,
+        batch_size=512,
+        eval_every=1000,
+        checkpoint_every=1000,
+    )
+
+
+def authors(vocab_size: int) -> TrainConfig:
+    """The authors' script: f = p / e^2 in blocks, p / e in E and W_U, p = 1/4, e = width / 256; biases dense, no sink."""
+    base = paper(vocab_size)
+    expansion, p = base.model.d_model / BASE_WIDTH, 1 / 4
+    sparsity = SparsityConfig(fraction=p / expansion**2, embed_fraction=p / expansion, biases=False)
+    return base.replace(name="authors", sparsity=sparsity, model=base.model.replace(sink=False))
+
+
+def tiny(vocab_size: int) -> TrainConfig:
+    """Two CPU cores, minutes."""
+    return TrainConfig(
+        name="tiny",
+        model=ModelConfig(
+            vocab_size=vocab_size, n_layer=2, d_model=128, n_head=8, d_head=16, block_size=128, afrac=0.25
+        ),
+        sparsity=SparsityConfig(fraction=0.03, min_alive=2, min_alive_embed=2),
+        optimizer=OptimizerConfig(lr=1.28e-2),
+        steps=800,
+        batch_size=32,
+    )
+
+
+def dense_twin(config: TrainConfig) -> TrainConfig:
+    """`dense-same` of METHOD D12: same shape, data and schedule, nothing sparse, learning rate * sqrt(f)."""
+    return config.replace(
+        name=f"{config.name}-dense",
+        model=config.model.replace(afrac=None),
+        sparsity=SparsityConfig(fraction=1.0, min_alive=0),
+        optimizer=config.optimizer.replace(lr=config.optimizer.lr * math.sqrt(config.sparsity.fraction)),
+    )
+
+
+RECIPES = {"paper": paper, "authors": authors, "tiny": tiny}
+PRESETS = (*RECIPES, *(f"{name}-dense" for name in RECIPES))
+
+
+def preset(name: str, vocab_size: int) -> TrainConfig:
+    """The recipe of that name. Raises ValueError naming the allowed ones."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; allowed: {', '.join(PRESETS)}; or give a config file with --config")
+    config = RECIPES[name.removesuffix("-dense")](vocab_size)
+    return dense_twin(config) if name.endswith("-dense") else config

@@ -1,0 +1,1 @@
+"""Showing that a circuit is real."""

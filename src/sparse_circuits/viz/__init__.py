@@ -1,0 +1,1 @@
+"""The view document and the pages drawn from it."""

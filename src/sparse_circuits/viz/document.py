@@ -1,0 +1,350 @@
+"""The view document: everything a viewer shows of one circuit, as typed plain values.
+
+It is the contract between Python and what draws: the page (assets/*.js), the terminal report, the server. They show
+what is here and compute nothing about the model. Nodes are referred to by their index in `nodes`. A number that is not
+finite becomes null, so the JSON is valid everywhere; activations keep five significant digits.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from torch import Tensor
+
+from sparse_circuits.circuit.circuit import Circuit, CurvePoint
+from sparse_circuits.circuit.edges import residual_links
+from sparse_circuits.config import Config
+from sparse_circuits.data.tokenizer import token_text
+from sparse_circuits.explain.examples import Example, HeadHeat, NodeHeat, TaskHeat, head_of, task_heat
+from sparse_circuits.model.edge_weights import site_biases
+from sparse_circuits.model.transformer import SparseTransformer
+from sparse_circuits.sites import FINAL_SITE, Node, TokenEdge, node_sites, split_site
+from sparse_circuits.tasks.task import Task
+
+FORMAT_VERSION = 1
+Rows = tuple[tuple[float | None, ...], ...]
+
+
+class Losses(Config):
+    """Task loss per split, nats."""
+
+    train: float | None
+    val: float | None
+    test: float | None
+
+
+class Header(Config):
+    """The circuit as a whole: what it is for, what it scores, how large it is, how it was found."""
+
+    task: str
+    statement: str
+    """What the task asks, in words."""
+    determined_by: str
+    """How the prompt determines the answer."""
+    origins: dict[str, tuple[str, str]]
+    """model, task, tokenizer -> (where, sha256)."""
+    n_layer: int
+    d_head: int
+    loss: Losses
+    """Uncalibrated loss of the circuit."""
+    calibrated_loss: Losses
+    model_loss: Losses
+    empty_loss: float | None
+    accuracy: float | None
+    target_loss: float
+    target_on: Literal["loss", "calibrated"]
+    met_target: bool
+    ablation: str
+    loss_kind: str
+    calibration_scale: float | None
+    calibration_shift: float | None
+    nodes: int
+    nodes_total: int
+    edges: int
+    edges_embed: int
+    edges_unembed: int
+    edges_bias: int
+    constant_nodes: int
+    stranded_nodes: int
+    seed: int
+    reference: dict[str, Any]
+    recipe: dict[str, Any]
+
+
+class NodeView(Config):
+    """One kept node, with its activations on the examples."""
+
+    name: str
+    site: str
+    layer: int | None
+    """None at final_resid."""
+    kind: str
+    """The site without its layer, e.g. `mlp.post_act`."""
+    channel: int
+    head: int | None
+    """Attention head of a q, k or v channel."""
+    effect: float | None
+    """Rise of the validation loss when only this node is ablated, nats; None where it was not measured."""
+    constant: bool
+    stranded: bool
+    bias: float | None
+    """None where the site has no bias."""
+    ablation_value: float | None
+    heat_model: Rows
+    """Full model, [example][token]."""
+    heat_circuit: Rows
+    """Circuit, [example][token]."""
+
+
+class EdgeView(Config):
+    """A nonzero weight between two kept nodes."""
+
+    source: int
+    target: int
+    weight: float
+
+
+class TokenEdgeView(Config):
+    """A nonzero embedding or unembedding entry between a token and a kept node."""
+
+    token: int
+    text: str
+    node: int
+    weight: float
+
+
+class LinkView(Config):
+    """Two nodes on the same residual channel. Structural, never counted as an edge."""
+
+    source: int
+    target: int
+
+
+class SiteCount(Config):
+    """Kept nodes at one site."""
+
+    site: str
+    layer: int | None
+    kind: str
+    nodes: int
+    width: int
+
+
+class MatrixCount(Config):
+    """Kept edges between two sites."""
+
+    source: str
+    target: str
+    edges: int
+
+
+class CurveView(Config):
+    """Validation loss with the k most important nodes kept."""
+
+    nodes: int
+    loss: float | None
+    standard_error: float | None
+
+
+class ExampleView(Config):
+    """One prompt of the task."""
+
+    pair: int
+    label: int
+    """0: class A, 1: class B."""
+    tokens: tuple[str, ...]
+    right: str
+    wrong: str
+    p_model: float | None
+    p_circuit: float | None
+
+
+class HeadView(Config):
+    """Attention of one head on the first examples, [example][query][key], the sink as last column."""
+
+    layer: int
+    head: int
+    model: tuple[Rows, ...]
+    circuit: tuple[Rows, ...]
+
+
+class Document(Config):
+    """All of it."""
+
+    format_version: int = FORMAT_VERSION
+    header: Header
+    nodes: tuple[NodeView, ...]
+    edges: tuple[EdgeView, ...]
+    embed: tuple[TokenEdgeView, ...]
+    unembed: tuple[TokenEdgeView, ...]
+    links: tuple[LinkView, ...]
+    """What `source`, a resid_delta, adds, `target` reads later."""
+    shared: tuple[LinkView, ...]
+    """`target` reads a channel that embedding entries write and `source` reads first."""
+    sites: tuple[SiteCount, ...]
+    """Every node site in forward order, also those without kept nodes."""
+    matrices: tuple[MatrixCount, ...]
+    """Every pair of sites that has edges, in forward order."""
+    curve: tuple[CurveView, ...]
+    split: str
+    """Split the examples come from."""
+    examples: tuple[ExampleView, ...]
+    heads: tuple[HeadView, ...]
+    sink: bool
+    """Whether attention patterns end in a sink column."""
+
+
+def build_document(
+    circuit: Circuit,
+    model: SparseTransformer,
+    task: Task,
+    tokenizer: Any,
+    *,
+    n_pairs: int = 6,
+    split: str = "test",
+    seed: int = 0,
+) -> Document:
+    """Records the examples and puts everything into view form. Raises ValueError as `task_heat` does."""
+    heat = task_heat(circuit, model, task, tokenizer, n_pairs=n_pairs, split=split, seed=seed)
+    index = {node: i for i, node in enumerate(circuit.nodes)}
+
+    def links(pairs: Iterable[tuple[Node, Node]]) -> tuple[LinkView, ...]:
+        return tuple(LinkView(source=index[a], target=index[b]) for a, b in pairs)
+
+    return Document(
+        header=_header(circuit, model, task),
+        nodes=_nodes(circuit, model, heat),
+        edges=tuple(EdgeView(source=index[a], target=index[b], weight=weight) for a, b, weight in circuit.edges),
+        embed=_token_edges(circuit.edges_embed, index, tokenizer),
+        unembed=_token_edges(circuit.edges_unembed, index, tokenizer),
+        links=links(residual_links(model.config.n_layer, circuit.nodes)),
+        shared=links(_shared_reads(circuit)),
+        sites=_site_counts(circuit, model),
+        matrices=_matrix_counts(circuit, model.config.n_layer),
+        curve=tuple(_point(point) for point in circuit.curve),
+        split=heat.split,
+        examples=tuple(_example(example, tokenizer) for example in heat.examples),
+        heads=tuple(_head(head) for head in heat.heads),
+        sink=heat.sink,
+    )
+
+
+def _shared_reads(circuit: Circuit) -> tuple[tuple[Node, Node], ...]:
+    """(first reader, later reader) of channels that embedding entries write; those are listed at the first."""
+    first = {edge.node.channel: edge.node for edge in circuit.edges_embed}
+    later = (node for node in circuit.nodes if node.site.endswith("act_in") or node.site == FINAL_SITE)
+    return tuple((first[node.channel], node) for node in later if first.get(node.channel, node) != node)
+
+
+def _header(circuit: Circuit, model: SparseTransformer, task: Task) -> Header:
+    same = ("task", "target_loss", "target_on", "met_target", "ablation", "loss_kind", "nodes_total", "seed")
+    counted = ("nodes", "edges", "edges_embed", "edges_unembed", "edges_bias", "constant_nodes", "stranded_nodes")
+    origins = {"model": circuit.model, "task": circuit.task_origin, "tokenizer": circuit.tokenizer}
+    fields: dict[str, Any] = {name: getattr(circuit, name) for name in same}
+    fields |= {name: len(getattr(circuit, name)) for name in counted}
+    for name in ("loss", "calibrated_loss", "model_loss"):
+        fields[name] = Losses(**{split: _finite(loss) for split, loss in vars(getattr(circuit, name)).items()})
+    fields |= {name: _finite(getattr(circuit, name)) for name in ("empty_loss", "accuracy")}
+    fields |= {name: _plain(getattr(circuit, name)) for name in ("reference", "recipe")}
+    fitted = circuit.calibration
+    return Header(
+        **fields,
+        statement=task.statement,
+        determined_by=task.determined_by,
+        origins={name: (origin.where, origin.hash) for name, origin in origins.items()},
+        n_layer=model.config.n_layer,
+        d_head=model.config.d_head,
+        calibration_scale=None if fitted is None else _finite(fitted.scale),
+        calibration_shift=None if fitted is None else _finite(fitted.shift),
+    )
+
+
+def _nodes(circuit: Circuit, model: SparseTransformer, heat: TaskHeat) -> tuple[NodeView, ...]:
+    effects = circuit.node_effects or (math.nan,) * len(circuit.nodes)
+    biases, values = site_biases(model), circuit.values
+    constant, stranded = set(circuit.constant_nodes), set(circuit.stranded_nodes)
+
+    def view(node: Node, effect: float, warmth: NodeHeat) -> NodeView:
+        layer, kind = split_site(node.site)
+        return NodeView(
+            name=str(node),
+            site=node.site,
+            layer=layer,
+            kind=kind,
+            channel=node.channel,
+            head=head_of(node, model.config.d_head),
+            effect=_finite(effect),
+            constant=node in constant,
+            stranded=node in stranded,
+            bias=_finite(float(biases[node.site][node.channel])) if node.site in biases else None,
+            ablation_value=None if values is None else _finite(float(values[node.site][node.channel])),
+            heat_model=tuple(_row(x) for x in warmth.model),
+            heat_circuit=tuple(_row(x) for x in warmth.circuit),
+        )
+
+    return tuple(view(*triple) for triple in zip(circuit.nodes, effects, heat.nodes, strict=True))
+
+
+def _token_edges(edges: Iterable[TokenEdge], index: Mapping[Node, int], tokenizer: Any) -> tuple[TokenEdgeView, ...]:
+    def view(edge: TokenEdge) -> TokenEdgeView:
+        text = token_text(tokenizer, edge.token)
+        return TokenEdgeView(token=edge.token, text=text, node=index[edge.node], weight=edge.weight)
+
+    return tuple(view(edge) for edge in edges)
+
+
+def _site_counts(circuit: Circuit, model: SparseTransformer) -> tuple[SiteCount, ...]:
+    kept = Counter(node.site for node in circuit.nodes)
+    places = ((site, *split_site(site)) for site in node_sites(model.config.n_layer))
+    return tuple(
+        SiteCount(site=site, layer=layer, kind=kind, nodes=kept[site], width=model.widths[site])
+        for site, layer, kind in places
+    )
+
+
+def _matrix_counts(circuit: Circuit, n_layer: int) -> tuple[MatrixCount, ...]:
+    counts = Counter((edge.source.site, edge.target.site) for edge in circuit.edges)
+    order = {site: i for i, site in enumerate(node_sites(n_layer))}
+    ranked = sorted(counts, key=lambda pair: (order[pair[0]], order[pair[1]]))
+    return tuple(MatrixCount(source=a, target=b, edges=counts[a, b]) for a, b in ranked)
+
+
+def _point(point: CurvePoint) -> CurveView:
+    return CurveView(nodes=point.nodes, loss=_finite(point.loss), standard_error=_finite(point.standard_error))
+
+
+def _example(example: Example, tokenizer: Any) -> ExampleView:
+    return ExampleView(
+        pair=example.pair,
+        label=example.label,
+        tokens=tuple(token_text(tokenizer, token) for token in example.tokens),
+        right=token_text(tokenizer, example.right),
+        wrong=token_text(tokenizer, example.wrong),
+        p_model=_finite(example.p_model),
+        p_circuit=_finite(example.p_circuit),
+    )
+
+
+def _head(head: HeadHeat) -> HeadView:
+    def patterns(tensors: tuple[Tensor, ...]) -> tuple[Rows, ...]:
+        return tuple(tuple(_row(query, 3) for query in pattern) for pattern in tensors)
+
+    return HeadView(layer=head.layer, head=head.head, model=patterns(head.model), circuit=patterns(head.circuit))
+
+
+def _row(x: Tensor, digits: int = 5) -> tuple[float | None, ...]:
+    return tuple(_finite(float(f"{value:.{digits}g}")) for value in x.tolist())
+
+
+def _finite(value: float) -> float | None:
+    return value + 0.0 if math.isfinite(value) else None  # + 0.0: no negative zero
+
+
+def _plain(value: Any) -> Any:
+    """JSON values with non-finite numbers as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return _finite(value) if isinstance(value, float) else value
