@@ -1,17 +1,20 @@
 """The frozen base of every config: strict, keyword-only, JSON and YAML both ways.
 
-A config lives beside the code it configures and derives from `Config`. Reading one never guesses: an unknown key, a wrong
-type or an unknown enum value is an error that says what was given and what is allowed.
+A config lives beside the code it configures and derives from `Config`. Reading one never guesses: an unknown key, a
+wrong type or an unknown enum value is an error that says what was given and what is allowed.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 C = TypeVar("C", bound="Config")
+ENDINGS = (".json", ".yaml", ".yml")
+_YAML_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
 
 
 class _OneLineErrors(type(BaseModel)):
@@ -34,8 +37,12 @@ class Config(BaseModel, metaclass=_OneLineErrors):
     @classmethod
     def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
         """Builds the config from plain JSON values (lists where the field is a tuple). Raises ValueError, one line."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{cls.__name__}: needs one object of fields, given {type(values).__name__}")
         try:
             return cls.model_validate_json(json.dumps(dict(values)))
+        except TypeError as error:
+            raise ValueError(f"{cls.__name__}: {error}; allowed: values that JSON has") from None
         except ValidationError as error:
             raise ValueError(_one_line(cls, error)) from None
 
@@ -45,9 +52,11 @@ class Config(BaseModel, metaclass=_OneLineErrors):
         file = Path(path)
         if not file.is_file():
             raise ValueError(f"no config file at {file}")
-        text = file.read_text(encoding="utf-8")
+        if file.suffix not in ENDINGS:
+            raise ValueError(f"{file} is no config file; allowed endings: {', '.join(ENDINGS)}")
         try:
-            values = json.loads(text) if file.suffix == ".json" else _read_yaml(text, file)
+            text = file.read_text(encoding="utf-8")
+            values = json.loads(text) if file.suffix == ".json" else _read_yaml(text)
         except ValueError as error:
             raise ValueError(f"{file} is not valid {file.suffix[1:].upper()}: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
@@ -66,18 +75,20 @@ class Config(BaseModel, metaclass=_OneLineErrors):
         return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
 
-def _read_yaml(text: str, file: Path) -> Any:
-    if file.suffix not in (".yaml", ".yml"):
-        raise ValueError("allowed endings are .json, .yaml and .yml")
+def _read_yaml(text: str) -> Any:
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Reads 1e-3 as the number it is in JSON and YAML 1.2; PyYAML follows YAML 1.1, where it is text."""
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _YAML_NUMBER, list("-+.0123456789"))
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
 
 
-def _one_line(owner: type[BaseModel], error: ValidationError) -> str:
+def _one_line(owner: Any, error: ValidationError) -> str:
     """Folds pydantic's report into one line that names key, value and what is allowed."""
     parts = []
     for problem in error.errors():
@@ -97,8 +108,15 @@ def _one_line(owner: type[BaseModel], error: ValidationError) -> str:
 def _fields_at(owner: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """Field names of the config in which the unknown key stands."""
     for part in location[:-1]:
-        annotation = owner.model_fields[str(part)].annotation if str(part) in owner.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return list(owner.model_fields)
-        owner = annotation
+        field = owner.model_fields.get(str(part))
+        if field is not None:
+            owner = next(_models_in(field.annotation), owner)
     return list(owner.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The configs named in a type such as `SomeConfig | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)

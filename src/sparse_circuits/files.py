@@ -8,6 +8,7 @@ leaves the old content in place. Artifacts are folders of JSON + safetensors wit
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
+
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.(?P<kind>tmp|old)")
+"""Names that tempfile gives our drafts."""
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -50,8 +54,12 @@ def write_json(path: str | Path, value: Any) -> None:
 
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary folder that becomes `path` when the block ends well; an older folder there is replaced whole."""
+    """Yields a temporary folder that becomes `path` when the block ends well, in place of an older artifact there.
+
+    Raises ValueError for a path that `check_replaceable` refuses, OSError for a full disk and the like.
+    """
     target = Path(path)
+    check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
     try:
@@ -61,10 +69,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
             if file.is_file():
                 _flush(file)
         if target.exists():
-            aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
-            os.replace(target, aside / "old")
-            os.replace(draft, target)
-            shutil.rmtree(aside)
+            _exchange(draft, target)
         else:
             os.replace(draft, target)
     except BaseException:
@@ -72,15 +77,51 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def check_replaceable(path: str | Path) -> None:
+    """Raises ValueError unless `path` is free, empty or an artifact of this library: nothing else is ever deleted."""
+    target = Path(path)
+    if not target.name:
+        raise ValueError(f"cannot make the folder {str(path)!r}; give it a name")
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise ValueError(f"{target} is a file; give the name of a new folder")
+    if any(target.iterdir()) and not any(_is_artifact(file) for file in target.glob("*.json")):
+        raise ValueError(f"{target} holds other files, which would be deleted; give a new folder, or empty this one")
+
+
+def _is_artifact(file: Path) -> bool:
+    try:
+        return "format_version" in read_json(file)
+    except ValueError:
+        return False
+
+
+def _exchange(draft: Path, target: Path) -> None:
+    """Puts draft in the place of target; if that fails, target stays."""
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
+    try:
+        os.replace(target, aside / "old")
+        os.replace(draft, target)
+    except BaseException:
+        if (aside / "old").exists() and not target.exists():
+            os.replace(aside / "old", target)
+        raise
+    finally:
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+
+
 def sweep(folder: str | Path) -> None:
     """Clears what a killed process left in a folder: drafts go, and a folder caught in mid-replacement comes back."""
     root = Path(folder)
-    for left in [*root.glob(".*.old"), *root.glob("*/.*.old")]:
-        target = left.parent / left.name[1:].rsplit(".", 2)[0]
-        if (left / "old").exists() and not target.exists():
+    for left in sorted([*root.glob(".*"), *root.glob("*/.*")]):
+        match = _LEFTOVER.fullmatch(left.name)
+        if match is None:
+            continue
+        target = left.parent / match["name"]
+        if match["kind"] == "old" and (left / "old").exists() and not target.exists():
             os.replace(left / "old", target)
-        shutil.rmtree(left)
-    for left in [*root.glob(".*.tmp"), *root.glob("*/.*.tmp")]:
         if left.is_dir():
             shutil.rmtree(left)
         else:
@@ -119,25 +160,30 @@ def check_format(value: Mapping[str, Any], kind: str, version: int, where: str |
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file atomically."""
-    ready = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    ready = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     write_bytes(path, tensors_to_bytes(ready, dict(metadata or {})))
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Reads a safetensors file. Raises ValueError naming the file if it is absent or truncated."""
-    file = Path(path)
+    with _open_tensors(Path(path)) as tensors:
+        return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 (not a dict)
+
+
+@contextmanager
+def _open_tensors(file: Path) -> Iterator[Any]:
     if not file.is_file():
         raise ValueError(f"no file {file.name} in {file.parent}")
     try:
         with safe_open(file, framework="pt") as tensors:
-            return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 (not a dict)
+            yield tensors
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is damaged or truncated ({error}); restore it or make it again") from None
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The string metadata of a safetensors file."""
-    with safe_open(Path(path), framework="pt") as tensors:
+    """The string metadata of a safetensors file. Raises ValueError like `read_tensors`."""
+    with _open_tensors(Path(path)) as tensors:
         return dict(tensors.metadata() or {})
 
 

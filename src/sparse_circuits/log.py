@@ -37,7 +37,9 @@ class TerminalProgress(Progress):
     def __init__(self) -> None:
         from rich.console import Console
 
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, emoji=False)
+        self.display: Any = None
+        """The running display; a bar inside another bar joins it, since rich draws one at a time."""
 
     def say(self, message: str) -> None:
         self.console.print(message, markup=False, soft_wrap=True)
@@ -47,19 +49,28 @@ class TerminalProgress(Progress):
         if not self.console.is_terminal:
             yield _LineBar(self, name, total)
             return
+        if self.display is not None:
+            yield _RichBar(self.display, self.display.add_task(name, total=total, figures=""))
+            return
+        with self._new_display() as self.display:
+            try:
+                yield _RichBar(self.display, self.display.add_task(name, total=total, figures=""))
+            finally:
+                self.display = None
+
+    def _new_display(self) -> Any:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
-        columns = (
-            TextColumn("{task.description}"),
+        return RichProgress(
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            console=self.console,
         )
-        with RichProgress(*columns, console=self.console) as display:
-            yield _RichBar(display, display.add_task(name, total=total, figures=""))
 
 
 class _RichBar(Bar):

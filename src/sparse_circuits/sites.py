@@ -8,7 +8,7 @@ Sites of layer l, in the order of the forward pass:
     {l}.resid_in    {l}.attn.act_in  .q  .k  .v  .y  .resid_delta
     {l}.resid_mid   {l}.mlp.act_in  .post_act  .resid_delta
 and after the last layer `final_resid`. Delivered only when named in full: `embed`, `{l}.attn.pattern`,
-`{l}.mlp.pre_act` and the norm scales `{l}.attn.norm_scale`, `{l}.mlp.norm_scale`, `final_norm_scale` (what a norm multiplies by).
+`{l}.mlp.pre_act` and what the norms multiply by, `{l}.attn.norm_scale`, `{l}.mlp.norm_scale`, `final_norm_scale`.
 """
 
 import re

@@ -117,6 +117,8 @@ def load_reference(where: str | Path, model: SparseTransformer) -> Reference:
     wanted = {site: (model.widths[site],) for site in reference_sites(model.config.n_layer)}
     if shapes != wanted:
         raise ValueError(f"{path} lacks sites of this model or has wrong widths; {command}")
+    if not labels.get("tokens", "").isdecimal() or "corpus_hash" not in labels:
+        raise ValueError(f"{path} does not say what it was measured on (tokens, corpus_hash); {command}")
     return Reference(
         values=values, tokens=int(labels["tokens"]), corpus_hash=labels["corpus_hash"], model_hash=labels["model_hash"]
     )

@@ -209,7 +209,7 @@ def load_circuit(folder: str | Path) -> Circuit:
             )
     try:
         return _parse(stored, values, where)
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{where / 'circuit.json'} is damaged ({type(error).__name__}: {error}); prune again"
         ) from None
@@ -222,19 +222,13 @@ def _parse(stored: Mapping[str, Any], values: Mapping[str, Tensor] | None, where
     def token_edges(rows: list[list[Any]]) -> tuple[TokenEdge, ...]:
         return tuple(TokenEdge(token, Node.parse(node), weight) for token, node, weight in rows)
 
-    plain = (
-        "task",
-        "nodes_total",
-        "ablation",
-        "loss_kind",
-        "target_loss",
-        "target_on",
-        "empty_loss",
-        "accuracy",
-        "seed",
-    )
+    for name, allowed in (("ablation", ABLATIONS), ("loss_kind", LOSS_KINDS), ("target_on", ("loss", "calibrated"))):
+        if stored[name] not in allowed:
+            raise ValueError(f"unknown {name} {stored[name]!r}, allowed: {', '.join(allowed)}")
     return Circuit(
-        **{name: stored[name] for name in plain},
+        **{name: stored[name] for name in ("task", "ablation", "loss_kind", "target_on")},
+        **{name: float(stored[name]) for name in ("target_loss", "empty_loss", "accuracy")},
+        **{name: int(stored[name]) for name in ("nodes_total", "seed")},
         model=Origin(**stored["model"]),
         task_origin=Origin(**stored["task_origin"]),
         tokenizer=Origin(**stored["tokenizer"]),
@@ -246,16 +240,27 @@ def _parse(stored: Mapping[str, Any], values: Mapping[str, Tensor] | None, where
         constant_nodes=nodes(stored["constant_nodes"]),
         stranded_nodes=nodes(stored["stranded_nodes"]),
         values=values,
-        loss=SplitLosses(**stored["loss"]),
-        calibrated_loss=SplitLosses(**stored["calibrated_loss"]),
-        model_loss=SplitLosses(**stored["model_loss"]),
-        calibration=None if stored["calibration"] is None else Calibration(**stored["calibration"]),
+        loss=_split_losses(stored["loss"]),
+        calibrated_loss=_split_losses(stored["calibrated_loss"]),
+        model_loss=_split_losses(stored["model_loss"]),
+        calibration=_calibration(stored["calibration"]),
         curve=tuple(CurvePoint(nodes=k, loss=loss, standard_error=error) for k, loss, error in stored["curve"]),
         node_effects=tuple(stored["node_effects"]),
         reference=stored["reference"],
         recipe=stored["recipe"],
         folder=where,
     )
+
+
+def _split_losses(stored: Mapping[str, Any]) -> SplitLosses:
+    return SplitLosses(**{split: float(loss) for split, loss in stored.items()})
+
+
+def _calibration(stored: Mapping[str, Any] | None) -> Calibration | None:
+    found = None if stored is None else Calibration(**{name: float(value) for name, value in stored.items()})
+    if found is not None and not found.scale > 0:
+        raise ValueError(f"the calibration's scale is {found.scale}, not above 0")
+    return found
 
 
 def _losses(losses: SplitLosses) -> dict[str, float]:

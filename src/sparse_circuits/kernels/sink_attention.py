@@ -1,7 +1,8 @@
 """Causal attention, with a sink or without, through the fused attention kernel of the CPU.
 
 Reference: `model.transformer.attention_pattern` and the product with v. A sink adds exp(b) to the softmax denominator
-and nothing to the sum (METHOD 1d), so with lse the log-sum-exp of the scores: out = out_without_sink * sigmoid(lse - b).
+and nothing to the sum (METHOD 1d), so with lse the log-sum-exp of the scores
+    out = out_without_sink * sigmoid(lse - b).
 Backward: the fused backward kernel rebuilds the pattern as exp(score - lse); given lse' = logaddexp(lse, b) and the
 output with sink it rebuilds the pattern with sink, and its gradients of q, k, v are the exact ones. The gradient of b
 is -sum(p_sink * <grad_out, out>).

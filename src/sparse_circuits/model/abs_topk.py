@@ -19,7 +19,10 @@ def kept_count(fraction: float, width: int) -> int:
 
 
 def abs_topk(x: Float[Tensor, "*batch width"], k: int) -> Float[Tensor, "*batch width"]:
-    """x with all but its k entries of largest |x| along the last axis set to zero; needs 0 <= k <= width (ValueError)."""
+    """x with all but its k entries of largest |x| along the last axis set to zero.
+
+    Raises ValueError unless 0 <= k <= width.
+    """
     width = x.shape[-1]
     if not 0 <= k <= width:
         raise ValueError(f"AbsTopK with k={k} of width {width}; allowed: 0..{width}")

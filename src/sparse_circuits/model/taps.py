@@ -1,8 +1,8 @@
 """The seam: a tap is passed into the one forward pass and may read or replace the activation at any named site.
 
 At each site, after AbsTopK, the model does `x = tap(site, x)` if `tap.wants(site)`. Recording, mean or zero ablation,
-masks, interchange, norm freezing and bridges are all taps, so nobody copies the forward pass (STYLE 3). A replaced value
-is used as it is: AbsTopK is not applied again.
+masks, interchange, norm freezing and bridges are all taps, so nobody copies the forward pass (STYLE 3). A replaced
+value is used as it is: AbsTopK is not applied again.
 
 Laws (tests/model/test_seam.py): an all-on mask equals the base pass bit for bit; replacing a site by its recorded value
 equals the base pass bit for bit; entering at residual site i with the recorded residual equals the base pass.
@@ -75,11 +75,11 @@ class Replace:
 
 
 class Mask:
-    """x -> x * m + mu * (1 - m) at each masked site (METHOD 1f): kept channels pass, the others take their ablation value.
+    """x -> x * m + mu * (1 - m) at each masked site (METHOD 1f): kept channels pass, others take their ablation value.
 
-    masks: site -> Float[..., w], 1 kept, 0 ablated; values between 0 and 1 mix, Bool is read as 1 and 0. Shape [B, 1, w]
-    gives every row of the batch its own mask. values: site -> Float[..., w], the ablation values mu, of shape [w],
-    [B, 1, w] or [B, T, w]. Sites not in `masks` pass unchanged.
+    masks: site -> Float[..., w], 1 kept, 0 ablated; values between 0 and 1 mix, Bool is read as 1 and 0. Shape
+    [B, 1, w] gives every row of the batch its own mask. values: site -> Float[..., w], the ablation values mu, of
+    shape [w], [B, 1, w] or [B, T, w]. Sites not in `masks` pass unchanged.
     """
 
     def __init__(self, masks: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
@@ -87,14 +87,13 @@ class Mask:
         if missing:
             named = ", ".join(missing)
             raise ValueError(f"no ablation values for {named}; give one value per channel of every masked site")
-        self.masks = {site: mask.float() if mask.dtype == torch.bool else mask for site, mask in masks.items()}
-        self.values = dict(values)
+        self.masks, self.values = dict(masks), dict(values)
 
     def wants(self, site: str) -> bool:
         return site in self.masks
 
     def __call__(self, site: str, x: Tensor) -> Tensor:
-        mask = self.masks[site]
+        mask = self.masks[site].to(x.dtype)
         return torch.addcmul(self.values[site] * (1 - mask), x, mask)
 
 

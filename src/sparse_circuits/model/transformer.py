@@ -189,11 +189,12 @@ def attention_pattern(
 ) -> Float[Tensor, "B H T K"]:
     """Causal attention weights, K = S plus one last column for the sink; the last query sees every key."""
     tokens, keys = q.shape[2], k.shape[2]
-    scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])
+    scores = q @ k.transpose(-1, -2)
+    scores = (scores.float() if scores.dtype.itemsize < 4 else scores) / math.sqrt(q.shape[-1])
     visible = torch.ones(tokens, keys, dtype=torch.bool, device=q.device).tril(keys - tokens)
     scores = scores.masked_fill(~visible, -math.inf)
     if sink is not None:
-        scores = torch.cat([scores, sink.float().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)], -1)
+        scores = torch.cat([scores, sink.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)], -1)
     return scores.softmax(-1)
 
 

@@ -9,11 +9,11 @@ from sparse_circuits.config import Config
 class PruneConfig(Config):
     """Hyperparameters of learning and choosing a mask (METHOD 1f, D3-D6, D11)."""
 
-    steps: int = 400
+    steps: int = 200
     """Optimizer steps."""
-    batch_pairs: int = 32
+    batch_pairs: int = 16
     """Pairs per step and seed."""
-    k_coef: float = 1e-3
+    k_coef: float = 5e-3
     """Price of a kept node, nats."""
     lr: float = 1e-2
     """Learning rate of tau, falling to zero."""
@@ -42,7 +42,7 @@ class PruneConfig(Config):
     """Which loss must meet the target (METHOD D6)."""
     train_pairs: int = 2048
     """Training pairs drawn once; batches are sampled from them."""
-    val_pairs: int = 128
+    val_pairs: int = 64
     """Pairs of the fixed validation batch (METHOD D11)."""
 
     def model_post_init(self, context: object) -> None:  # noqa: ARG002 (pydantic's signature)

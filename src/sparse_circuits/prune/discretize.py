@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparse_circuits.circuit.circuit import CurvePoint
 
 TRIED_PER_ROUND = 8
 """Nodes a round of greedy deletion tries at once."""
-Losses = Callable[[Float[Tensor, "K N"]], Float[Tensor, "K n"]]
-"""Task loss of every mask on every validation pair."""
+Losses = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Masks [K, N] -> mean task loss on the fixed validation pairs and its standard error, [K] each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,18 @@ class Chosen:
     """Whether validation loss + 1 standard error meets the target."""
 
 
-def mean_and_error(losses: Float[Tensor, "K n"]) -> tuple[Tensor, Tensor]:
-    """Mean over pairs and its standard error, [K] each."""
-    n = losses.shape[-1]
-    error = losses.std(-1) / math.sqrt(n) if n > 1 else torch.zeros(len(losses))
+def mean_and_error(losses: Float[Tensor, "K n"], templates: Int[Tensor, " n"]) -> tuple[Tensor, Tensor]:
+    """Mean over pairs and its standard error, [K] each.
+
+    Pairs of one template stand or fall together, so the error is that of the template means (a cluster-robust error): with
+    C templates, std(template means) / sqrt(C). With a single template it falls back to the error over pairs.
+    """
+    found = templates.unique()
+    if len(found) > 1:
+        groups = torch.stack([losses[:, templates == template].mean(-1) for template in found], -1)
+    else:
+        groups = losses
+    error = groups.std(-1) / math.sqrt(groups.shape[-1]) if groups.shape[-1] > 1 else torch.zeros(len(losses))
     return losses.mean(-1), error
 
 
@@ -71,8 +79,8 @@ def node_effects(losses: Losses, nodes: Sequence[int], size: int) -> list[float]
     """Rise of the mean loss when each node alone is taken out of the set."""
     if not nodes:
         return []
-    base = losses(_mask(nodes, size)[None]).mean()
-    return (losses(_without_each(nodes, size)).mean(-1) - base).tolist()
+    base, _ = losses(_mask(nodes, size)[None])
+    return (losses(_without_each(nodes, size))[0] - base).tolist()
 
 
 def _by_effect(losses: Losses, active: Float[Tensor, " N"]) -> list[int]:
@@ -84,7 +92,7 @@ def _by_effect(losses: Losses, active: Float[Tensor, " N"]) -> list[int]:
 
 def _curve(losses: Losses, order: Sequence[int], size: int) -> tuple[CurvePoint, ...]:
     masks = torch.stack([_mask(order[:k], size) for k in range(len(order) + 1)])
-    means, errors = mean_and_error(losses(masks))
+    means, errors = losses(masks)
     points = zip(means.tolist(), errors.tolist(), strict=True)
     return tuple(CurvePoint(nodes=k, loss=mean, standard_error=error) for k, (mean, error) in enumerate(points))
 
@@ -104,7 +112,7 @@ def delete_greedily(losses: Losses, nodes: Sequence[int], size: int, target: flo
         while waiting and holding is None:
             tried, waiting = waiting[:TRIED_PER_ROUND], waiting[TRIED_PER_ROUND:]
             masks = _without_each(kept, size)[[kept.index(node) for node in tried]]
-            means, errors = mean_and_error(losses(masks))
+            means, errors = losses(masks)
             cost.update(zip(tried, means.tolist(), strict=True))
             fitting = [node for node, fits in zip(tried, (means + errors <= target).tolist(), strict=True) if fits]
             holding = min(fitting, key=cost.__getitem__, default=None)

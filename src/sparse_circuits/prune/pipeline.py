@@ -219,10 +219,9 @@ def _finish(problem: _Problem, active: Tensor, seed: int, progress: Progress) ->
 
 
 def _choice_losses(problem: _Problem) -> Losses:
-    """The losses that choose nodes: those of the fixed validation batch, calibrated anew for each mask if the target asks."""
+    """What chooses nodes: mean and error on the fixed validation batch, calibrated anew for each mask if the target asks."""
     scorer = problem.scorer("val")
-    if problem.config.target_on == "loss":
-        return scorer.losses
+    templates = torch.tensor([pair.template for pair in scorer.pairs.texts])
 
     def calibrated(masks: Tensor) -> Tensor:
         found = []
@@ -232,7 +231,8 @@ def _choice_losses(problem: _Problem) -> Losses:
             found.append(binary_losses(fit.scale * values + fit.shift))
         return torch.stack(found)
 
-    return calibrated
+    per_pair = scorer.losses if problem.config.target_on == "loss" else calibrated
+    return lambda masks: mean_and_error(per_pair(masks).cpu(), templates)
 
 
 def _calibration(problem: _Problem, mask: Tensor) -> Calibration:
@@ -254,7 +254,7 @@ def _drop_unreachable(problem: _Problem, chosen: Chosen, losses: Losses) -> tupl
         if not found.candidates or not chosen.met:
             return chosen, found
         fewer = chosen.mask - layout.flat(found.candidates)
-        mean, error = mean_and_error(losses(fewer[None]))
+        mean, error = losses(fewer[None])
         if float(mean + error) > problem.target:
             return chosen, found
         chosen = Chosen(mask=fewer, curve=chosen.curve, met=True)

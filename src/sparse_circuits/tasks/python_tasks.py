@@ -58,19 +58,20 @@ def single_double_quote() -> Task:
         completions=("')\n", '")\n'),
         train=(
             template("print('<word> <word2>"),
-            template("<name> = <number>\nprint(<name>, '<word>"),
+            template("<name> = <number>\nprint(<name>)\nprint('<word>"),
             template("<name> = []\n<name>.append('<word>"),
             template("<name> = input('<word> <word2>"),
             template("<name> = <number>\n<name2> = <number2>\nprint('<word>"),
         ),
         val=(
             template("<name> = set()\n<name>.add('<word>"),
-            template("for <name> in range(<number>):\n    print(<name>, '<word>"),
+            template("for <name> in range(<number>):\n    print('<word> <word2>"),
             template("def <call>():\n    <name> = <number>\n    print('<word>", "    return <name>\n"),
+            template("<name> = <number>\nif <name> == <number2>:\n    <name2> = []\n    <name2>.append('<word>"),
         ),
         test=(
             template("from tools import <call>\n<name> = <call>('<word> <word2>"),
-            template("def <call>(<name>):\n    print(<name>, '<word>", "    return <name>\n"),
+            template("def <call>(<name>):\n    print('<word>", "    return <name>\n"),
             template("<name> = <number>\nif <name> > <number2>:\n    print('<word>"),
             template("<name> = <number>\n<name2> = []\n<name2>.append('<word>"),
         ),

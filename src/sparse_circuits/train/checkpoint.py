@@ -49,14 +49,21 @@ def load_checkpoint(folder: str | Path, model: SparseTransformer, optimizer: Spa
     where = Path(folder)
     state = read_json(where / "state.json")
     check_format(state, "checkpoint", FORMAT_VERSION, where)
+    step = state.get("step")
+    if not isinstance(step, int) or where.name != f"step_{step:08d}":
+        raise ValueError(f"{where / 'state.json'} was changed, it says step {step!r}; delete {where} to resume earlier")
     saved = read_model(where)
     if saved.config != model.config:
         raise ValueError(f"{where} holds a model of another shape than the config asks for; train into a new folder")
     moments = read_tensors(where / "optimizer.safetensors")
-    if file_hash(where / "optimizer.safetensors") != state["optimizer_sha256"]:
+    if file_hash(where / "optimizer.safetensors") != state.get("optimizer_sha256"):
         raise ValueError(
             f"{where / 'optimizer.safetensors'} was changed after it was saved (hash differs); delete {where} to resume earlier"
         )
+    if set(moments) != optimizer.state_names():
+        raise ValueError(
+            f"{where / 'optimizer.safetensors'} belongs to another model; delete {where} to resume earlier"
+        )
     model.load_state_dict(saved.state_dict())
     optimizer.load_state(moments)
-    return int(state["step"])
+    return step

@@ -73,9 +73,9 @@ def train(
     """
     run = Path(out)
     _check_fits(config, data, tokenizer)
-    _open_run(run, config, data, resume)
     model = SparseTransformer(config.model).initialize(config.seed).to(device)
-    optimizer = SparseAdam(model, config.optimizer, config.sparsity)
+    optimizer = SparseAdam(model, config.optimizer, config.sparsity)  # refuses a sparsity that does not fit
+    _open_run(run, config, data, resume)
     step = load_checkpoint(checkpoints(run)[-1], model, optimizer) if checkpoints(run) else 0
     metrics = Metrics(run, resume_from=step if step else None)
     begun, busy = step, 0.0
@@ -86,11 +86,11 @@ def train(
             lr, rms = optimizer.step(step + 1, config.steps)
             figures = {"loss": loss.item(), "lr": lr, "grad_rms": rms.item()}
             busy += time.perf_counter() - clock
-            _stop_unless_finite(figures, step + 1, run)
             step += 1
             speed = (step - begun) * config.tokens_per_step / busy
             if step % config.eval_every == 0 or step == config.steps:
                 figures["val_loss"] = validation_loss(model, data, config)
+            _stop_unless_finite(figures, step, run)
             metrics.write(step, **figures, nonzero=nonzeros(model)[0], tokens_per_second=speed)
             bar.update(step, loss=figures["loss"], nonzeros=nonzeros(model)[0], **{"tokens/s": int(speed)})
             if step % config.checkpoint_every == 0 or step == config.steps or interrupted.is_set():
@@ -109,6 +109,8 @@ def _check_fits(config: TrainConfig, data: Shards, tokenizer: Any) -> None:
         raise ValueError(
             f"the config has vocab_size {config.model.vocab_size}, the tokenizer {data.vocab_size}; make them equal"
         )
+    for split in ("train", "val"):  # too little text is refused here, not at the first validation
+        data.sequential(split, 1, config.model.block_size)
 
 
 def _open_run(run: Path, config: TrainConfig, data: Shards, resume: bool) -> None:
@@ -172,7 +174,7 @@ def validation_loss(model: SparseTransformer, data: Shards, config: TrainConfig)
 
 
 def _stop_unless_finite(figures: dict[str, float], step: int, run: Path) -> None:
-    if math.isfinite(figures["loss"]) and math.isfinite(figures["grad_rms"]):
+    if all(map(math.isfinite, figures.values())):
         return
     good = checkpoints(run)[-1] if checkpoints(run) else "none"
     raise TrainingStopped(

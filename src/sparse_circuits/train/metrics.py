@@ -20,12 +20,12 @@ class Metrics:
             file.write(json.dumps({"step": step, **figures}) + "\n")
 
 
-def read_metrics(path: str | Path) -> list[dict[str, float]]:
+def read_metrics(path: str | Path) -> list[dict[str, float | int]]:
     """All whole lines of a metrics file."""
     return _whole_lines(Path(path))
 
 
-def _whole_lines(path: Path) -> list[dict[str, float]]:
+def _whole_lines(path: Path) -> list[dict[str, float | int]]:
     """A killed run may leave half a last line; it is dropped."""
     found = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:

@@ -94,6 +94,10 @@ class SparseAdam:
         state = self.adam.state_dict()["state"]
         return {f"{self.names[i]}|{key}": value for i, entry in state.items() for key, value in entry.items()}
 
+    def state_names(self) -> set[str]:
+        """The names `state` has after the first step."""
+        return {f"{name}|{key}" for name in self.names for key in ("exp_avg", "exp_avg_sq", "step")}
+
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Restores what `state` gave."""
         by_index: dict[int, dict[str, Tensor]] = {}

@@ -76,16 +76,21 @@ class SparsityConfig(Config):
         target = self.fraction if self.embed_fraction is None else self.embed_fraction
         if self.embed_schedule == "late":
             late = (self.progress(share) - LATE_EMBED_START) / (1 - LATE_EMBED_START)
-            return 1 - (1 - target) * min(max(late, 0.0), 1.0)
+            return _between(target, min(max(late, 0.0), 1.0))
         return self._annealed(target, self.progress(share), share)
 
     def _annealed(self, target: float, s: float, share: float) -> float:
         if self.anneal == "linear":
-            return 1 - (1 - target) * s
+            return _between(target, s)
         if self.anneal == "power_law":
             run = math.log(self.anneal_end / self.anneal_start)
             s = min(max(math.log(max(share, self.anneal_start) / self.anneal_start) / run, 0.0), 1.0)
         return target**s
+
+
+def _between(target: float, s: float) -> float:
+    """From 1 to the target in a straight line; at its end the target itself, so that k is int(f * n) and not one less."""
+    return target if s == 1 else 1 - (1 - target) * s
 
 
 @dataclass(frozen=True, kw_only=True)

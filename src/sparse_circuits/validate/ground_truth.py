@@ -1,27 +1,28 @@
 """Models whose circuit is known because it was written by hand: the known-answer test of pruning.
 
-A `Compiler` writes algorithms into the weights of an empty transformer and remembers every node and edge it wrote, hides
-them among random distractor weights, and at last measures that what it remembers is the truth.
+A `Compiler` writes algorithms into the weights of an empty transformer and remembers every node and edge it wrote, and
+hides them among random distractor weights; then it is measured that what was remembered is the truth.
 
 1. An algorithm is a few neurons and heads that talk over residual channels of their own, the *signals*.
 2. Distractors fill the other weights. Those of a layer either read no signal and may disturb the signals (noise that
    knows nothing of the answer), or read everything and write no signal (knowledge that leads nowhere).
-3. `check_truth`: the model solves the task; each true node alone is necessary, in the model and in the circuit; no other
-   node is; the true nodes suffice; their edges are those compiled, and every node lies on a path (METHOD D5).
+3. `check_truth`: model and true nodes alone solve the task; each true node is necessary, in the model and in the
+   circuit, and no other node is; the edges are those compiled, and every node lies on a path (METHOD D5).
 
-`quote_model` closes a string with the quote that opened it. An opening quote writes one of two channels; a neuron detects
-either, another tells which; a head of constant query finds the detected token and copies its kind to the end of the
-prompt. 12 nodes, 9 edges.
+`quote_model` closes a string with the quote that opened it. An opening quote writes one of two channels; a neuron
+detects either, another tells which; a head of constant query finds the detected token and copies its kind to the end of
+the prompt. 12 nodes, 9 edges. Its margins are small and its attention soft on purpose: where a loss vanishes, so does
+the gradient that holds true nodes against the price, and two that fall at once in a chain block each other's return.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from sparse_circuits.circuit.ablation import Reference, reference_sites
@@ -35,12 +36,13 @@ from sparse_circuits.model.taps import Record
 from sparse_circuits.model.transformer import ModelConfig, SparseTransformer
 from sparse_circuits.prune.mask import NodeLayout
 from sparse_circuits.sites import FINAL_SITE, Edge, Node, node_sites, split_site
-from sparse_circuits.tasks.load import load_task
-from sparse_circuits.tasks.pairs import Pairs
-from sparse_circuits.tasks.task import SPLITS, Task
+from sparse_circuits.tasks.pairs import Pair, Pairs
+from sparse_circuits.tasks.task import SPLITS, Task, Template
 
 TARGET = 0.01
-"""Task loss, nats, that model and circuit stay below and that no true node can be ablated without passing."""
+"""Task loss, nats, that model and circuit stay below, and that ablating any one true node exceeds."""
+SOLVE_PAIRS, ABLATE_PAIRS = 64, 3
+"""Validation pairs on which model and circuit are scored whole, and with each node ablated."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,14 +66,15 @@ class Compiler:
     """Writes algorithms into an empty transformer (weights, biases and bigram table zero, gains one)."""
 
     def __init__(self, config: ModelConfig) -> None:
-        self.model = SparseTransformer(config).initialize(0).eval()
+        self.model = SparseTransformer(config).eval()
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.fill_(1.0 if name.endswith("gain") else 0.0)
         self._matrices: dict[tuple[str, str], SitePair] = {(m.source, m.target): m for m in site_pairs(self.model)}
         self._biases = site_biases(self.model)
         self._nodes: set[Node] = set()
-        self._edges: list[Edge] = []
+        self.edges: tuple[Edge, ...] = ()
+        """Every edge written so far."""
         self._private: set[Node] = set()
         """Channels that no distractor may write."""
 
@@ -82,19 +85,13 @@ class Compiler:
         return tuple(sorted(self._nodes, key=lambda node: (place[node.site], node.channel)))
 
     @property
-    def edges(self) -> tuple[Edge, ...]:
-        """Every edge written so far."""
-        return tuple(self._edges)
-
-    @property
     def signals(self) -> frozenset[int]:
         """Residual channels that the algorithms use."""
-        residual = ("attn.act_in", "attn.resid_delta", "mlp.act_in", "mlp.resid_delta", FINAL_SITE)
-        return frozenset(node.channel for node in self._nodes if split_site(node.site)[1] in residual)
+        return frozenset(n.channel for n in self._nodes if n.site.endswith(("act_in", "resid_delta", FINAL_SITE)))
 
-    def embed(self, tokens: Iterable[int], channel: int, value: float) -> None:
+    def embed(self, tokens: Sequence[int], channel: int, value: float) -> None:
         """These tokens write `value` into a residual channel."""
-        self.model.embed.weight.detach()[list(tokens), channel] = value
+        self.model.embed.weight.detach()[tokens, channel] = value
 
     def bias(self, node: Node, value: float) -> None:
         """Sets the bias of a channel."""
@@ -103,10 +100,8 @@ class Compiler:
     def neuron(self, layer: int, index: int, *, reads: Mapping[int, float], writes: Mapping[int, float]) -> Node:
         """A hidden neuron that reads and writes residual channels with these weights."""
         neuron = Node(f"{layer}.mlp.post_act", index)
-        for channel, weight in reads.items():
-            self._connect(Node(f"{layer}.mlp.act_in", channel), neuron, weight)
-        for channel, weight in writes.items():
-            self._connect(neuron, Node(f"{layer}.mlp.resid_delta", channel), weight)
+        self._read(f"{layer}.mlp.act_in", reads, neuron)
+        self._write(neuron, f"{layer}.mlp.resid_delta", writes)
         self._private.add(neuron)
         return neuron
 
@@ -127,12 +122,9 @@ class Compiler:
         """
         first = head * self.model.config.d_head
         q, k, v = (Node(f"{layer}.attn.{name}", first + place) for name, place in (("q", 0), ("k", 0), ("v", 1)))
-        for channel, weight in keys.items():
-            self._connect(Node(f"{layer}.attn.act_in", channel), k, weight)
-        for channel, weight in values.items():
-            self._connect(Node(f"{layer}.attn.act_in", channel), v, weight)
-        for channel, weight in writes.items():
-            self._connect(v, Node(f"{layer}.attn.resid_delta", channel), weight)
+        self._read(f"{layer}.attn.act_in", keys, k)
+        self._read(f"{layer}.attn.act_in", values, v)
+        self._write(v, f"{layer}.attn.resid_delta", writes)
         self.bias(q, query)
         self.model.state_dict()[f"blocks.{layer}.attn.sink"][head] = sink
         self._private |= {q, k, v}
@@ -143,11 +135,19 @@ class Compiler:
         for token, weight in weights.items():
             self.model.unembed.weight.detach()[token, channel] = weight
 
+    def _read(self, site: str, reads: Mapping[int, float], target: Node) -> None:
+        for channel, weight in reads.items():
+            self._connect(Node(site, channel), target, weight)
+
+    def _write(self, source: Node, site: str, writes: Mapping[int, float]) -> None:
+        for channel, weight in writes.items():
+            self._connect(source, Node(site, channel), weight)
+
     def _connect(self, source: Node, target: Node, weight: float) -> None:
         matrix = self._matrices[source.site, target.site].weight
         matrix[target.channel, source.channel] = weight
         self._nodes |= {source, target}
-        self._edges.append(Edge(source, target, float(matrix[target.channel, source.channel])))
+        self.edges += (Edge(source, target, float(matrix[target.channel, source.channel])),)
 
     def distract_layer(
         self, layer: int, seed: int, *, blind: bool, density: float = 0.2, strength: float = 0.3, murmur: float = 0.15
@@ -170,8 +170,7 @@ class Compiler:
                 noise[signals] *= murmur if blind else 0
                 noise[:, self._own(source)] = 0
                 bias[signals] = 0
-            noise[self._own(target)] = 0
-            bias[self._own(target)] = 0
+            noise[self._own(target)] = bias[self._own(target)] = 0
             matrix.weight.add_(noise)
             self._biases[target].add_(bias)
 
@@ -179,7 +178,7 @@ class Compiler:
         return [node.channel for node in self._private if node.site == site]
 
     def distract_tokens(self, seed: int, alike: Sequence[Collection[int]], density: float = 0.15) -> None:
-        """Random sparse embeddings, unembeddings and bigrams outside the signals; a group of `alike` tokens shares its rows."""
+        """Random sparse embeddings, unembeddings and bigrams outside the signals; `alike` tokens share their rows."""
         draw = torch.Generator().manual_seed(seed)
         model, signals = self.model, sorted(self.signals)
         shape = model.embed.weight.shape
@@ -201,43 +200,37 @@ def _sparse(shape: torch.Size, density: float, draw: torch.Generator) -> Float[T
     return torch.randn(shape, generator=draw) * (torch.rand(shape, generator=draw) < density)
 
 
-def check_truth(truth: GroundTruth, target: float = TARGET, pairs: int = 6) -> None:
+def check_truth(truth: GroundTruth, target: float = TARGET) -> None:
     """Measures on validation pairs that the circuit is what it claims to be. Raises ValueError naming what is not true.
 
-    For a model that keeps to `target`, a node whose lone ablation passes it is necessary, every other node is not.
+    A node is necessary where ablating it alone lifts the loss of the model, or of the circuit, above `target`.
     """
     layout = NodeLayout.of(truth.model.widths)
-    batch = truth.task.pairs("val", pairs, truth.tokenizer)
-    scorer = MaskScorer(model=truth.model, layout=layout, values=truth.reference.values, pairs=batch)
-    everything, own = torch.ones(layout.size), layout.flat(truth.nodes)
-    indices = own.nonzero().flatten()
-    alone = scorer.losses(torch.cat([everything[None], own[None]])).mean(-1).tolist()
-    for name, loss in zip(("model", "circuit"), alone, strict=True):
-        if loss >= target:
-            raise ValueError(
-                f"the {name} loses {loss:.4f} nats, not below {target}; make the compiled weights stronger"
-            )
-    necessary = scorer.losses(1 - torch.eye(layout.size)).mean(-1) > target
-    _expect("the model", necessary, own > 0, layout)
-    needed = torch.zeros(layout.size, dtype=torch.bool)
-    needed[indices] = scorer.losses((own - torch.eye(layout.size))[indices]).mean(-1) > target
-    _expect("the circuit", needed, own > 0, layout)
-    found = find_edges(truth.model, truth.nodes, batch.tokens.unique().tolist(), batch.completions.unique().tolist())
+    pairs = truth.task.pairs("val", SOLVE_PAIRS, truth.tokenizer)
+    own = layout.flat(truth.nodes)
+    score = MaskScorer(model=truth.model, layout=layout, values=truth.reference.values, pairs=pairs)
+    for name, mask in (("model", torch.ones(layout.size)), ("circuit", own)):
+        loss = float(score.losses(mask[None]).mean())
+        if not loss < target:
+            raise ValueError(f"the {name} loses {loss:.4f} nats, not below {target}: compile it stronger")
+    few = replace(score, pairs=pairs.take(range(ABLATE_PAIRS)))
+    for name, whole in (("model", torch.ones(layout.size)), ("circuit", own)):
+        inside = whole.nonzero().flatten()
+        necessary = torch.zeros(layout.size)
+        necessary[inside] = (few.losses((whole - torch.eye(layout.size))[inside]).mean(-1) > target).float()
+        if not torch.equal(necessary, own):
+            extra, idle = layout.nodes((necessary - own).clamp(min=0)), layout.nodes((own - necessary).clamp(min=0))
+            raise ValueError(f"true nodes the {name} does not need: {_names(idle)}; others it needs: {_names(extra)}")
+    found = find_edges(truth.model, truth.nodes, pairs.tokens.unique().tolist(), pairs.completions.unique().tolist())
     if set(found.edges) != set(truth.edges):
-        different = sorted(f"{edge.source} -> {edge.target}" for edge in set(found.edges) ^ set(truth.edges))
-        raise ValueError(f"compiled edges and edges between the nodes differ at {', '.join(different)}")
+        different = (f"{edge.source} -> {edge.target}" for edge in set(found.edges) ^ set(truth.edges))
+        raise ValueError(f"compiled edges and edges between the true nodes differ at {', '.join(sorted(different))}")
     if idle := (*found.candidates, *found.constant):
-        raise ValueError(f"{', '.join(map(str, idle))} on no path from a token to the logits")
+        raise ValueError(f"{_names(idle)}: on no path from a token to the logits")
 
 
-def _expect(what: str, necessary: Bool[Tensor, " N"], true: Bool[Tensor, " N"], layout: NodeLayout) -> None:
-    """Raises where the nodes that `what` needs are not the true ones."""
-    parts = []
-    for problem, nodes in (("also needs", necessary & ~true), ("does not need", true & ~necessary)):
-        if nodes.any():
-            parts.append(f"{problem} {', '.join(map(str, layout.nodes(nodes.float())))}")
-    if parts:
-        raise ValueError(f"the circuit is not the truth: {what} {' and '.join(parts)}")
+def _names(nodes: Iterable[Node]) -> str:
+    return ", ".join(map(str, nodes)) or "(none)"
 
 
 @torch.no_grad()
@@ -246,24 +239,27 @@ def stream_reference(model: SparseTransformer, stream: Int64[Tensor, "B T"]) -> 
     tap = Record(reference_sites(model.config.n_layer))
     model(stream, tap=tap)
     values = {site: x.double().mean((0, 1)).float() for site, x in tap.acts.items()}
-    corpus = json_hash(stream.tolist())
-    return Reference(values=values, tokens=stream.numel(), corpus_hash=corpus, model_hash=model_hash(model))
+    hashes = {"corpus_hash": json_hash(stream.tolist()), "model_hash": model_hash(model)}
+    return Reference(values=values, tokens=stream.numel(), **hashes)
 
 
 def task_stream(task: Task, tokenizer: Any, *, context: int, pairs: int = 256, seed: int = 0) -> Int64[Tensor, "B T"]:
-    """A made-up corpus in windows: training prompts of both classes, answered, in random order between random tokens."""
-    texts = [text for pair in task.sample("train", pairs, seed) for text in _answered(pair)]
+    """A made-up corpus in windows: answered training prompts of random class between random tokens.
+
+    Every text comes twice, once with the classes of all its prompts exchanged, so the classes balance exactly.
+    """
     rng = Random(seed)
-    rng.shuffle(texts)
-    ids: list[int] = []
-    for text in texts:
+    ids: tuple[list[int], list[int]] = [], []
+    for pair in task.sample("train", pairs, seed):
         filler = [rng.randrange(vocab_size(tokenizer)) for _ in range(rng.randrange(8))]
-        ids += [*encode(tokenizer, text), end_id(tokenizer), *filler]
-    rows = len(ids) // context
-    return torch.tensor(ids[: rows * context]).view(rows, context)
+        side = rng.randrange(2)
+        for stream, text in zip(ids, (_answered(pair)[side], _answered(pair)[1 - side]), strict=True):
+            stream += [*encode(tokenizer, text), end_id(tokenizer), *filler]
+    windows = [stream[i : i + context] for stream in ids for i in range(0, len(stream) - context + 1, context)]
+    return torch.tensor(windows)
 
 
-def _answered(pair: Any) -> tuple[str, str]:
+def _answered(pair: Pair) -> tuple[str, str]:
     """Both prompts of a pair with what naturally follows."""
     return (
         pair.prompt_a + pair.completion_a + pair.continuation_a,
@@ -282,14 +278,37 @@ def opening_tokens(pairs: Pairs) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(set(zip(a[a != b].tolist(), b[a != b].tolist(), strict=True))))
 
 
+QUOTE_WORDS = {
+    "train": "item value key line text data result count index node score label group table row cell field record",
+    "val": "city town street house room door window wall plant fruit plate bowl",
+    "test": "gate ticket trip distance speed season summer rain snow wind cloud sky",
+}
+QUOTE_PROMPTS = {
+    "train": ("print('<word> <word2>", "<word>.append('<word2>", "print(<word>, '<word2>", "<word> = input('<word2>"),
+    "val": ("<word>.add('<word2>", "<word> = get('<word2> <word3>", "add(<word>, '<word2>"),
+    "test": ("<word> = open('<word2>", "def <word>():\n    print('<word2>", "send(<word>, '<word2>"),
+}
 QUOTE_CONFIG = dict(n_layer=2, d_model=48, n_head=3, d_head=16, d_mlp=144, block_size=64, afrac=0.25)
 """The quote model's shape, but for its vocabulary."""
 
 
+def quote_task() -> Task:
+    """Close a string with the quote that opened it. Not the built-in task: the weights fit these texts, which stay."""
+    after = "x = 1\n"
+    return Task(
+        "closing_quote",
+        "Close a string with the quote that opened it.",
+        "the prompts differ in the one quote character that opens the only string",
+        ("')\n", '")\n'),
+        {s: tuple(Template(a, a.replace("'", '"'), after, after) for a in QUOTE_PROMPTS[s]) for s in SPLITS},
+        {"word": {split: tuple(words.split()) for split, words in QUOTE_WORDS.items()}},
+    )
+
+
 def quote_model(seed: int = 0) -> GroundTruth:
     """A model that closes a string with the quote that opened it, checked; `seed` draws the distractors."""
-    task = load_task("single_double_quote")
-    tokenizer = task_tokenizer(task, 384)
+    task = quote_task()
+    tokenizer = task_tokenizer(task, 320)
     pairs = task.pairs("train", 64, tokenizer)
     compiler = Compiler(ModelConfig(vocab_size=vocab_size(tokenizer), **QUOTE_CONFIG))
     openings, completions = opening_tokens(pairs), tuple(pairs.completions[0].tolist())
@@ -297,22 +316,24 @@ def quote_model(seed: int = 0) -> GroundTruth:
     compiler.distract_layer(0, seed, blind=True)
     compiler.distract_layer(1, seed + 1, blind=False)
     compiler.distract_tokens(seed + 2, [*openings, completions])
-    reference = stream_reference(compiler.model, task_stream(task, tokenizer, context=64))
     truth = GroundTruth(
         model=compiler.model,
         task=task,
         tokenizer=tokenizer,
-        reference=reference,
+        reference=stream_reference(compiler.model, task_stream(task, tokenizer, context=64)),
         nodes=compiler.nodes,
         edges=compiler.edges,
-        description="a neuron detects an opening quote, another tells which; a head finds it and copies its kind to the end",
+        description="a neuron detects an opening quote, another tells which; a head copies its kind to the end",
     )
     check_truth(truth)
     return truth
 
 
 def _write_quote_circuit(compiler: Compiler, openings: Sequence[tuple[int, int]], completions: tuple[int, int]) -> None:
-    """The classifier rests at `rest`, which its bias in the residual takes off: -, 0 or + for single, no or double quote."""
+    """The classifier's rest is taken off again in the residual, so `kind` is -, 0, + for single, no, double quote.
+
+    `anchor` is the same everywhere: it keeps the norms steady whatever is ablated.
+    """
     single, double, quote, kind, closer, anchor = 5, 11, 23, 30, 41, 36
     rest, gain = 4.0, 1.0
     compiler.embed(range(compiler.model.config.vocab_size), anchor, 3.0)
@@ -323,5 +344,5 @@ def _write_quote_circuit(compiler: Compiler, openings: Sequence[tuple[int, int]]
     classifier = compiler.neuron(0, 90, reads={single: -1.0, double: 1.0}, writes={kind: gain})
     compiler.bias(classifier, rest)
     compiler.bias(Node("0.mlp.resid_delta", kind), -gain * float(F.gelu(torch.tensor(rest))))
-    compiler.lookup(1, 1, query=3.0, keys={quote: 2.0}, values={kind: 1.0}, writes={closer: 3.0}, sink=1.0)
-    compiler.answer(closer, {completions[0]: -0.9, completions[1]: 0.9})
+    compiler.lookup(1, 1, query=1.8, keys={quote: 2.0}, values={kind: 1.0}, writes={closer: 3.0}, sink=1.0)
+    compiler.answer(closer, {completions[0]: -1.0, completions[1]: 1.0})

@@ -1,0 +1,114 @@
+"""Verbs on circuits: find, show, score, draw."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from sparse_circuits.commands.common import DEFAULTS, Output, Shared, Where, headline, open_circuit, usable_device
+
+
+def prune(
+    model: str,
+    task: str,
+    out: str,
+    target_loss: float = 0.15,
+    seeds: int = 1,
+    config: str | None = None,
+    reference: str | None = None,
+    common: Shared = DEFAULTS,
+) -> Output:
+    """Finds the circuit of a task in a model; of several seeds the smallest that meets the target on val is kept.
+
+    Args:
+        model: Model folder.
+        task: Name of a task, or its .jsonl file.
+        out: Folder of the circuit; with several seeds all of them are in its subfolder `seeds`.
+        target_loss: Task loss to reach, nats.
+        seeds: Prunings, with seeds --seed, --seed + 1, ...
+        config: JSON or YAML file with fields of PruneConfig.
+        reference: File or model folder with the reference values; the model's own by default.
+    """
+    from sparse_circuits.files import new_folder, write_json
+    from sparse_circuits.hub.load import load_model, load_tokenizer
+    from sparse_circuits.prune.config import PruneConfig
+    from sparse_circuits.prune.pipeline import best, prune_seeds
+    from sparse_circuits.tasks.load import load_task
+
+    if seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, given {seeds}")
+    loaded = load_model(model, usable_device(common.device))
+    circuits = prune_seeds(
+        loaded,
+        load_task(task),
+        tokenizer=load_tokenizer(model),
+        target_loss=target_loss,
+        seeds=range(common.seed, common.seed + seeds),
+        reference=reference,
+        config=None if config is None else PruneConfig.from_file(config),
+        progress=common.progress,
+    )
+    chosen = best(circuits)
+    chosen.save(out)
+    runs = [{"seed": c.seed, "nodes": len(c.nodes), "edges": len(c.edges), "test_loss": c.loss.test} for c in circuits]
+    if seeds > 1:
+        with new_folder(Path(out) / "seeds") as draft:
+            write_json(draft / "seeds.json", {"kind": "seeds", "format_version": 1, "seeds": runs})
+        for circuit in circuits:
+            circuit.save(Path(out) / "seeds" / f"seed_{circuit.seed}")
+    from sparse_circuits.circuit.circuit import load_circuit
+
+    return Output(
+        {**load_circuit(out).summary(), "seeds": runs, "path": out}, f"{headline(chosen.summary())}\ncircuit in {out}"
+    )
+
+
+def circuit_show(folder: Where, common: Shared = DEFAULTS) -> Output:  # noqa: ARG001 (options of every verb)
+    """Shows what a circuit is and what it scored when it was made.
+
+    Args:
+        folder: Circuit folder.
+    """
+    from sparse_circuits.circuit.circuit import load_circuit
+
+    circuit = load_circuit(folder)
+    summary = circuit.summary()
+    per_site: dict[str, int] = {}
+    for node in circuit.nodes:
+        per_site[node.site] = per_site.get(node.site, 0) + 1
+    rows = [f"  {node}  +{effect:.3f}" for node, effect in zip(circuit.nodes, circuit.node_effects, strict=False)]
+    return Output(summary, "\n".join([headline(summary), "nodes, with the loss that ablating each one adds:", *rows]))
+
+
+def circuit_eval(
+    folder: Where, model: str | None = None, split: str = "test", pairs: int = 512, common: Shared = DEFAULTS
+) -> Output:
+    """Scores a circuit anew.
+
+    Args:
+        folder: Circuit folder.
+        model: Model folder; the one the circuit names by default.
+        split: train, val or test.
+        pairs: Pairs to score it on.
+    """
+    from sparse_circuits.circuit.evaluate import evaluate
+
+    circuit, loaded, task, tokenizer = open_circuit(folder, model, common)
+    found = evaluate(circuit, loaded, task, split, tokenizer=tokenizer, n=pairs)
+    text = f"{circuit.task} {split}: loss {found.loss:.4f} nats, accuracy {found.accuracy:.1%}, {found.n_pairs} pairs"
+    return Output({"task": circuit.task, "split": split, **asdict(found)}, text)
+
+
+def report(folder: Where, out: str = "circuit.html", model: str | None = None, common: Shared = DEFAULTS) -> Output:
+    """Writes the one-file page of a circuit and prints its table.
+
+    Args:
+        folder: Circuit folder.
+        out: HTML file.
+        model: Model folder; the one the circuit names by default.
+    """
+    from sparse_circuits.viz.document import build_document
+    from sparse_circuits.viz.page import write_page
+    from sparse_circuits.viz.table import render_text
+
+    document = build_document(*open_circuit(folder, model, common))
+    path = write_page(document, out)
+    return Output({"file": str(path)}, f"{render_text(document)}page in {path}")

@@ -1,0 +1,85 @@
+"""What all verbs share: their options, their output, and how a circuit folder is opened with what it refers to."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+import tyro
+
+from sparse_circuits.log import SILENT, Progress, TerminalProgress
+
+
+@dataclass(frozen=True)
+class Common:
+    """Options of every verb."""
+
+    json: bool = False
+    """Print one JSON object on stdout and nothing else."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: str = "cpu"
+    """torch device: cpu, cuda, cuda:1, ..."""
+    quiet: bool = False
+    """No progress on stderr."""
+
+    @property
+    def progress(self) -> Progress:
+        """Where this call reports progress."""
+        return SILENT if self.quiet else TerminalProgress()
+
+
+class Output(NamedTuple):
+    """What a verb has to say."""
+
+    data: dict[str, Any]
+    """The object of --json."""
+    text: str
+    """The same for a person."""
+
+
+Shared = Annotated[Common, tyro.conf.OmitArgPrefixes]
+Where = tyro.conf.Positional[str]
+DEFAULTS = Common()
+
+
+def open_circuit(folder: str, model: str | None, common: Common) -> tuple[Any, Any, Any, Any]:
+    """A circuit with its model, task and tokenizer, each checked against the circuit's hashes."""
+    from sparse_circuits.circuit.circuit import load_circuit
+    from sparse_circuits.circuit.evaluate import check_origin, resolve
+    from sparse_circuits.data.tokenizer import tokenizer_hash
+    from sparse_circuits.hub.load import load_model, load_tokenizer
+    from sparse_circuits.model.folder import model_hash
+    from sparse_circuits.tasks.load import load_task, task_names
+
+    circuit = load_circuit(folder)
+    where = model or str(resolve(circuit, circuit.model.where))
+    loaded, tokenizer = load_model(where, usable_device(common.device)), load_tokenizer(where)
+    named = circuit.task_origin.where
+    task = load_task(named if named in task_names() else resolve(circuit, named))
+    check_origin("model", circuit.model.hash, model_hash(loaded))
+    check_origin("tokenizer", circuit.tokenizer.hash, tokenizer_hash(tokenizer))
+    check_origin("task", circuit.task_origin.hash, task.hash)
+    return circuit, loaded, task, tokenizer
+
+
+def headline(summary: dict[str, Any]) -> str:
+    """A circuit in two lines."""
+    loss = summary["loss"]
+    verdict = "met" if summary["met_target"] else "MISSED"
+    return (
+        f"{summary['task']}: {summary['nodes']} of {summary['nodes_total']} nodes, {summary['edges']} edges\n"
+        f"test loss {loss['test']:.4f} nats (train {loss['train']:.4f}, val {loss['val']:.4f}), "
+        f"target {summary['target_loss']} {verdict}; model {summary['model_loss']['test']:.4f}, empty {summary['empty_loss']:.4f}"
+    )
+
+
+def usable_device(name: str) -> str:
+    """The device's name. Raises ValueError if torch does not know it or this machine lacks it."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); cpu always works"
+        ) from None
+    return name
