@@ -54,6 +54,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("circuit.edges", 4),
     ("circuit.evaluate", 4),
     ("prune.mask", 1),
+    ("prune.config", 5),
     ("prune.learn", 5),
     ("prune.discretize", 5),
     ("prune.calibrate", 5),
@@ -81,7 +82,9 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("viz.*", 8),
     ("quickstart", 9),
     ("bench.*", 9),
-    ("cli", 10),
+    ("commands.common", 10),
+    ("commands.*", 10),
+    ("cli", 11),
 )
 
 # Packages that may be imported when a module is imported: below floor 5, and from there on. Everything else (the

@@ -59,10 +59,9 @@ def help_exits_with(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 
     monkeypatch.setattr(sys, "argv", ["sparse-circuits", *words, "--help"])
     try:
-        main()
+        return main()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return 0
 
 
 @pytest.mark.parametrize("words", commands(README), ids=" ".join)
@@ -162,7 +161,7 @@ def listed_reasons() -> list[str]:
 
 def used_reasons() -> dict[str, list[str | None]]:
     files = sorted((ROOT / "tests").rglob("*.py"))
-    found = {path.name: skip_reasons(path.read_text("utf-8")) for path in files}
+    found = {path.relative_to(ROOT).as_posix(): skip_reasons(path.read_text("utf-8")) for path in files}
     return {name: reasons for name, reasons in found.items() if reasons}
 
 

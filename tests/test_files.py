@@ -87,7 +87,8 @@ def test_a_failed_write_leaves_the_old_content(
 
 def test_a_real_full_disk_leaves_the_old_content(tmp_path: Path) -> None:
     """A limit on the size of files makes the system refuse the bytes."""
-    resource = pytest.importorskip("resource")
+    import resource
+
     file = tmp_path / "x.txt"
     write_text(file, "old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

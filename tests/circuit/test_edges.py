@@ -1,7 +1,7 @@
 """Edges and paths of a two-layer model whose few weights are written down here, so every count is done on paper.
 
 d_model 3, one head of width 2, three hidden neurons, vocabulary 5. Channel 0 carries the signal:
-    token 1 -> residual 0 -> (layer 0) v[0] -> resid_delta[1] -> (layer 1) neuron 2 -> resid_delta[0] -> final[0] -> logit 3
+    token 1 -> residual 0 -> (layer 0) v[0] -> resid_delta[1] -> (layer 1) neuron 2 -> resid_delta[0] -> logit 3
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Scores by hand: the two-sided loss, accuracy, calibration, many masks at once, and refusals of what does not belong."""
+"""Scores by hand: the two-sided loss, accuracy, calibration, many masks at once, refusals of what does not belong."""
 
 import math
 from collections.abc import Iterator

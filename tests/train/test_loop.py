@@ -1,4 +1,4 @@
-"""A whole small run: what it returns, what it writes, how it ends when something goes wrong, and a golden loss curve."""
+"""A whole small run: what it returns and writes, how it ends when something goes wrong, and a golden loss curve."""
 
 import errno
 import json

@@ -36,7 +36,7 @@ def test_learning_rate_by_hand(step: int, factor: float) -> None:
 
 
 def test_lr_is_the_rate_at_target_sparsity() -> None:
-    """D1: the factor never exceeds 1; the replication's 1/sqrt(f_t) needs lr_repl = lr * sqrt(f_final) for the same curve."""
+    """D1: the factor is at most 1; the replication's 1/sqrt(f_t) gives the same at lr_repl = lr * sqrt(f_final)."""
     ours, plain = OptimizerConfig(lr=0.02), OptimizerConfig(lr=0.02, sharkfin=False)
     replication = OptimizerConfig(lr=0.02 * math.sqrt(1 / 64), sharkfin=False)
     for step in range(1, 1000, 37):

@@ -19,7 +19,7 @@ from sparse_circuits.files import file_hash, write_json
 from sparse_circuits.train.loop import train
 from train.runs import StopAfter, curve, model_hashes, start_cli, tiny_config
 
-LONG = tiny_config(steps=240, eval_every=40, checkpoint_every=40)
+LONG = tiny_config(steps=160, eval_every=40, checkpoint_every=20)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def started(run: Path, shards: Shards, tokenizer: Any, tmp_path: Path) -> subpro
     deadline = time.monotonic() + 120
     while not list(run.glob("checkpoints/step_*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    time.sleep(random.Random(os.getpid()).random() * 0.2)
+    time.sleep(random.Random(os.getpid()).random() * 0.1)
     return process
 
 
@@ -219,7 +219,7 @@ def test_killed_then_resumed_equals_never_stopped(
     process.communicate()
     assert process.returncode == -signal.SIGKILL and not (run / "model").exists()
     assert main(["train", *options(run, shards, tmp_path), "--resume", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["steps"] == 240
+    assert json.loads(capsys.readouterr().out)["steps"] == 160
     assert same_run(run, long_run)
 
 
@@ -233,6 +233,6 @@ def test_ctrl_c_saves_says_so_in_one_line_and_resumes(
     assert process.returncode == 2 and out == ""
     assert len(err.strip().splitlines()) == 1 and "interrupted after step" in err and "--resume" in err
     step = int(err.split("after step ")[1].split()[0])
-    assert (run / "checkpoints" / f"step_{step:08d}").is_dir() and 40 <= step < 240
+    assert (run / "checkpoints" / f"step_{step:08d}").is_dir() and 20 <= step < 160
     train(LONG, shards, tokenizer, run, resume=True)
     assert same_run(run, long_run)

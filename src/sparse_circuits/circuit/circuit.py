@@ -168,6 +168,10 @@ class Circuit:
             "seed": self.seed,
         }
 
+    def with_reference(self, values: Mapping[str, Tensor]) -> "Circuit":
+        """A copy with ablation values (site -> Float[width]), for a circuit that came without."""
+        return self.replace(values=dict(values))
+
     def save(self, folder: str | Path) -> None:
         """Writes the circuit folder, atomically. Raises OSError."""
         with new_folder(folder) as draft:
@@ -227,8 +231,11 @@ def _parse(stored: Mapping[str, Any], values: Mapping[str, Tensor] | None, where
             raise ValueError(f"unknown {name} {stored[name]!r}, allowed: {', '.join(allowed)}")
     return Circuit(
         **{name: stored[name] for name in ("task", "ablation", "loss_kind", "target_on")},
-        **{name: float(stored[name]) for name in ("target_loss", "empty_loss", "accuracy")},
-        **{name: int(stored[name]) for name in ("nodes_total", "seed")},
+        target_loss=float(stored["target_loss"]),
+        empty_loss=float(stored["empty_loss"]),
+        accuracy=float(stored["accuracy"]),
+        nodes_total=int(stored["nodes_total"]),
+        seed=int(stored["seed"]),
         model=Origin(**stored["model"]),
         task_origin=Origin(**stored["task_origin"]),
         tokenizer=Origin(**stored["tokenizer"]),

@@ -129,7 +129,7 @@ def circuit_tap(circuit: Circuit, model: SparseTransformer) -> Mask:
     Raises ValueError if the circuit has no ablation values or does not fit the model.
     """
     if circuit.values is None:
-        raise ValueError("this circuit has no ablation values; give it some with circuit.replace(values=...)")
+        raise ValueError("this circuit has no ablation values; give it some with circuit.with_reference(values)")
     check_nodes(circuit.nodes, model.widths)
     layout = NodeLayout.of(model.widths)
     wrong = [site for site, width in layout.widths.items() if tuple(circuit.values[site].shape) != (width,)]

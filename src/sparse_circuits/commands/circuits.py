@@ -27,14 +27,16 @@ def prune(
         config: JSON or YAML file with fields of PruneConfig.
         reference: File or model folder with the reference values; the model's own by default.
     """
-    from sparse_circuits.files import new_folder, write_json
+    from sparse_circuits.circuit.circuit import Origin, load_circuit
+    from sparse_circuits.files import check_replaceable, new_folder, write_json
     from sparse_circuits.hub.load import load_model, load_tokenizer
     from sparse_circuits.prune.config import PruneConfig
     from sparse_circuits.prune.pipeline import best, prune_seeds
-    from sparse_circuits.tasks.load import load_task
+    from sparse_circuits.tasks.load import load_task, task_names
 
     if seeds < 1:
         raise ValueError(f"--seeds must be at least 1, given {seeds}")
+    check_replaceable(out)  # now, not when the work is done
     loaded = load_model(model, usable_device(common.device))
     circuits = prune_seeds(
         loaded,
@@ -46,6 +48,9 @@ def prune(
         config=None if config is None else PruneConfig.from_file(config),
         progress=common.progress,
     )
+    if task not in task_names():  # an own task is found again by its file
+        file = str(Path(task).absolute())
+        circuits = tuple(c.replace(task_origin=Origin(where=file, hash=c.task_origin.hash)) for c in circuits)
     chosen = best(circuits)
     chosen.save(out)
     runs = [{"seed": c.seed, "nodes": len(c.nodes), "edges": len(c.edges), "test_loss": c.loss.test} for c in circuits]
@@ -54,8 +59,6 @@ def prune(
             write_json(draft / "seeds.json", {"kind": "seeds", "format_version": 1, "seeds": runs})
         for circuit in circuits:
             circuit.save(Path(out) / "seeds" / f"seed_{circuit.seed}")
-    from sparse_circuits.circuit.circuit import load_circuit
-
     return Output(
         {**load_circuit(out).summary(), "seeds": runs, "path": out}, f"{headline(chosen.summary())}\ncircuit in {out}"
     )

@@ -14,13 +14,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparse_circuits.circuit.evaluate import pair_losses
+from sparse_circuits.circuit.evaluate import binary_losses, contrast, pair_losses
 from sparse_circuits.log import SILENT, Progress
 from sparse_circuits.model.taps import Mask
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.prune.config import PruneConfig
 from sparse_circuits.prune.mask import NodeLayout, heaviside
 from sparse_circuits.tasks.pairs import Pairs
+
+SCALE_PAIRS = 256
+"""Training pairs on which `contrast_scale` measures the model."""
 
 
 def learn_masks(
@@ -30,8 +33,14 @@ def learn_masks(
     config: PruneConfig,
     seeds: Sequence[int],
     progress: Progress = SILENT,
+    *,
+    least_loss: float = 0.0,
 ) -> Float[Tensor, "S N"]:
-    """Returns tau of every seed after training; a node is kept where tau >= 0."""
+    """Returns tau of every seed after training; a node is kept where tau >= 0.
+
+    least_loss: where the model's own binary loss is below this, contrasts are scaled down until it equals it (see
+    `PruneConfig.least_loss_share`), nats.
+    """
     layout = NodeLayout.of(model.widths)
     draws = [torch.Generator().manual_seed(seed) for seed in seeds]
     noise = torch.stack([torch.randn(layout.size, generator=draw) for draw in draws])
@@ -42,11 +51,12 @@ def learn_masks(
     for parameter in frozen:
         parameter.requires_grad_(False)
     try:
+        scale = contrast_scale(model, pairs, least_loss) if config.loss_kind == "binary" else 1.0
         with progress.bar("pruning", config.steps) as bar:
             for step in range(config.steps):
                 adam.param_groups[0]["lr"] = config.lr * _schedule(step, config)
                 batch = _join([_draw(pairs, config.batch_pairs, draw) for draw in draws])
-                losses = _masked_losses(model, values, layout, tau, batch, config)
+                losses = _masked_losses(model, values, layout, tau, batch, config, scale)
                 kept = heaviside(tau, config.temperature).sum(-1)
                 (losses + config.k_coef * kept).sum().backward()
                 _clip(tau, config.clip_rms)
@@ -59,6 +69,22 @@ def learn_masks(
         for parameter in frozen:
             parameter.requires_grad_(True)
     return tau.detach()
+
+
+@torch.no_grad()
+def contrast_scale(model: SparseTransformer, pairs: Pairs, least_loss: float) -> float:
+    """The a in (0, 1] for which the model's binary loss on a * (z_A - z_B) is at least `least_loss`; 1 if it is already."""
+    contrasts = contrast(model, pairs.take(range(min(pairs.n, SCALE_PAIRS)))).double()
+    low, high = 0.0, 1.0
+    if float(binary_losses(contrasts).mean()) >= least_loss:
+        return 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        if float(binary_losses(middle * contrasts).mean()) >= least_loss:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def _schedule(step: int, config: PruneConfig) -> float:
@@ -89,10 +115,15 @@ def _masked_losses(
     tau: Float[Tensor, "S N"],
     batch: Pairs,
     config: PruneConfig,
+    scale: float,
 ) -> Float[Tensor, " S"]:
     """Task loss of every seed's mask on its own part of the batch."""
     masks = layout.batched(heaviside(tau, config.temperature), 2 * config.batch_pairs)
-    losses = pair_losses(model, batch, Mask(masks, {site: values[site] for site in layout.widths}), config.loss_kind)
+    tap = Mask(masks, {site: values[site] for site in layout.widths})
+    if scale == 1.0:
+        losses = pair_losses(model, batch, tap, config.loss_kind)
+    else:
+        losses = binary_losses(scale * contrast(model, batch, tap))
     return losses.view(len(tau), -1).mean(-1)
 
 

@@ -114,7 +114,8 @@ def prune_seeds(
     """`prune` for several seeds, learned as one batch: one circuit per seed, in their order."""
     recipe = (config or PruneConfig()).replace(**settings)
     problem = _prepare(model, task, tokenizer, target_loss, recipe, reference)
-    tau = learn_masks(model, problem.values, problem.pairs["train"], recipe, seeds, progress)
+    least_loss = recipe.least_loss_share * target_loss
+    tau = learn_masks(model, problem.values, problem.pairs["train"], recipe, seeds, progress, least_loss=least_loss)
     with torch.no_grad():
         return tuple(_finish(problem, (row >= 0).float(), seed, progress) for row, seed in zip(tau, seeds, strict=True))
 
@@ -140,6 +141,8 @@ def _prepare(
     if not target > 0:
         raise ValueError(f"target_loss must be above 0 nats, given {target}")
     check_tokenizer(model, tokenizer)
+    if isinstance(reference, Shards):
+        reference.check_tokenizer(tokenizer)
     found = _reference(model, reference, config)
     usable = usable_tokens(model)
     counts = {"train": config.train_pairs, "val": config.val_pairs, "test": EVAL_PAIRS}
@@ -148,8 +151,8 @@ def _prepare(
     worst = max(losses["train"], losses["val"])
     if worst > target:
         raise ValueError(
-            f"the model itself scores {worst:.3f} on {task.name} ({config.loss_kind}), above the target {target}: no circuit can be "
-            "expected to meet it; train the model longer, choose another task or raise target_loss"
+            f"the model itself scores {worst:.3f} on {task.name} ({config.loss_kind}), above the target {target}: no circuit can "
+            "be expected to meet it; train the model longer, choose another task or raise target_loss"
         )
     return _Problem(
         model=model,
@@ -167,8 +170,12 @@ def _prepare(
 def _reference(
     model: SparseTransformer, given: str | Path | Reference | Shards | None, config: PruneConfig
 ) -> Reference | None:
-    if config.ablation != "mean_pretrain" or isinstance(given, Reference):
-        return given if isinstance(given, Reference) else None
+    if config.ablation != "mean_pretrain":
+        return None
+    if isinstance(given, Reference):
+        if given.model_hash != model_hash(model):
+            raise ValueError("these reference values were measured on another model; measure them on this one")
+        return given
     if isinstance(given, Shards):
         return measure_reference(model, given)
     where = given or model.source
@@ -188,7 +195,10 @@ def _finish(problem: _Problem, active: Tensor, seed: int, progress: Progress) ->
     nodes = layout.nodes(chosen.mask)
     indices = [layout.index(node) for node in nodes]
     calibration = _calibration(problem, chosen.mask)
-    progress.say(f"seed {seed}: {int(active.sum())} nodes learned, {len(nodes)} kept, {len(found.edges)} edges")
+    missed = (
+        "" if chosen.met else "; no choice of nodes meets the target on validation: try other seeds or a lower k_coef"
+    )
+    progress.say(f"seed {seed}: {int(active.sum())} nodes learned, {len(nodes)} kept, {len(found.edges)} edges{missed}")
     return Circuit(
         **_scores(problem, chosen.mask, calibration),
         task=problem.task.name,

@@ -89,7 +89,7 @@ class SparsityConfig(Config):
 
 
 def _between(target: float, s: float) -> float:
-    """From 1 to the target in a straight line; at its end the target itself, so that k is int(f * n) and not one less."""
+    """From 1 to the target in a straight line; at its end exactly the target, so that k is int(f * n), not one less."""
     return target if s == 1 else 1 - (1 - target) * s
 
 

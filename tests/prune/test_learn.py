@@ -1,0 +1,124 @@
+"""Learning masks: seeds do not disturb each other, the model is left as it was, and the node that matters is found."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparse_circuits.circuit.ablation import reference_sites
+from sparse_circuits.log import Bar, Progress
+from sparse_circuits.model.transformer import ModelConfig, SparseTransformer
+from sparse_circuits.prune import learn
+from sparse_circuits.prune.config import PruneConfig
+from sparse_circuits.prune.learn import learn_masks
+from sparse_circuits.prune.mask import NodeLayout
+from sparse_circuits.sites import Node
+from sparse_circuits.tasks.pairs import Pair, Pairs
+from viz.made_up import MadeUp, made_up
+
+SHORT = PruneConfig(steps=12, batch_pairs=4, lr=0.02)
+
+
+@pytest.fixture(scope="module")
+def made() -> MadeUp:
+    return made_up()
+
+
+@pytest.fixture(scope="module")
+def values(made: MadeUp) -> dict[str, Tensor]:
+    return {site: torch.zeros(made.model.widths[site]) for site in reference_sites(2)}
+
+
+@pytest.fixture(scope="module")
+def pairs(made: MadeUp) -> Pairs:
+    return made.task.pairs("train", 6, made.tokenizer)
+
+
+def test_a_seed_finds_the_same_alone_and_in_company(made: MadeUp, values: dict[str, Tensor], pairs: Pairs) -> None:
+    both = learn_masks(made.model, values, pairs, SHORT, [3, 8])
+    for row, seed in zip(both, (3, 8), strict=True):
+        torch.testing.assert_close(learn_masks(made.model, values, pairs, SHORT, [seed])[0], row, atol=1e-4, rtol=0)
+    assert not torch.allclose(both[0], both[1], atol=1e-3)
+
+
+class Stops(Progress):
+    @contextmanager
+    def bar(self, name: str, total: int) -> Iterator[Bar]:
+        class Stopping(Bar):
+            def update(self, done: int, **fields: object) -> None:
+                raise KeyboardInterrupt
+
+        yield Stopping()
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_model_is_left_as_it_was(interrupted: bool, made: MadeUp, values: dict[str, Tensor], pairs: Pairs) -> None:
+    before = {name: weight.detach().clone() for name, weight in made.model.named_parameters()}
+    made.model.embed.weight.requires_grad_(False)  # one that was frozen stays frozen
+    try:
+        if interrupted:
+            with pytest.raises(KeyboardInterrupt):
+                learn_masks(made.model, values, pairs, SHORT, [0], Stops())
+        else:
+            learn_masks(made.model, values, pairs, SHORT, [0])
+        for name, weight in made.model.named_parameters():
+            assert torch.equal(weight, before[name]) and weight.grad is None, name
+            assert weight.requires_grad == (name != "embed.weight"), name
+    finally:
+        made.model.embed.weight.requires_grad_(True)
+
+
+def test_tau_stays_between_minus_one_and_one(made: MadeUp, values: dict[str, Tensor], pairs: Pairs) -> None:
+    tau = learn_masks(made.model, values, pairs, SHORT.replace(lr=5.0, steps=3), [0])
+    assert float(tau.min()) == -1.0 and float(tau.max()) <= 1.0
+
+
+def test_without_learning_tau_is_noise_around_its_bias(made: MadeUp, values: dict[str, Tensor], pairs: Pairs) -> None:
+    tau = learn_masks(made.model, values, pairs, SHORT.replace(lr=1e-12, steps=1), [0])[0]
+    assert float(tau.mean()) == pytest.approx(0.1, abs=0.003) and float(tau.std()) == pytest.approx(0.01, rel=0.15)
+
+
+def test_each_seed_is_clipped_by_its_own_rms() -> None:
+    tau = torch.zeros(2, 4, requires_grad=True)
+    tau.grad = torch.tensor([[2.0, -2.0, 2.0, -2.0], [0.1, 0.0, 0.0, 0.0]])
+    learn._clip(tau, 0.5)
+    assert tau.grad.tolist() == [[0.5, -0.5, 0.5, -0.5], pytest.approx([0.1, 0, 0, 0])]
+
+
+def test_learning_rate_rises_then_falls_to_zero() -> None:
+    config = PruneConfig(steps=100, lr_warmup_frac=0.1)
+    rates = [learn._schedule(step, config) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == 1.0
+    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.02
+
+
+def one_node_model() -> SparseTransformer:
+    """Token 1 writes +1 and token 2 writes -1 to residual 0, which final_resid[0] turns into the answers 3 and 4."""
+    config = ModelConfig(vocab_size=6, n_layer=1, d_model=4, n_head=1, d_head=2, d_mlp=4, block_size=4)
+    model = SparseTransformer(config).initialize(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.fill_(1.0 if name.endswith("gain") else 0.0)
+        model.embed.weight[1] = torch.tensor([1.0, 0.3, -0.2, 0.4])
+        model.embed.weight[2] = torch.tensor([-1.0, 0.3, -0.2, 0.4])
+        model.unembed.weight[3, 0], model.unembed.weight[4, 0] = 4.0, -4.0
+    return model.eval()
+
+
+def test_the_one_node_that_matters_is_found() -> None:
+    model = one_node_model()
+    pairs = Pairs(
+        torch.tensor([[[1], [2]]]),
+        torch.ones(1, 2).long(),
+        torch.tensor([[3, 4]]),
+        (Pair("a", "b", "c", "d", 0),),
+        True,
+    )
+    values = {site: torch.zeros(model.widths[site]) for site in reference_sites(1)}
+    config = PruneConfig(steps=150, lr=0.02, k_coef=0.01, batch_pairs=2)
+    tau = learn_masks(model, values, pairs, config, [0, 1])
+    layout = NodeLayout.of(model.widths)
+    assert [layout.nodes((row >= 0).float()) for row in tau] == [(Node("final_resid", 0),)] * 2
