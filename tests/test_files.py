@@ -212,7 +212,10 @@ def test_what_is_not_ours_is_never_deleted(tmp_path: Path, monkeypatch: pytest.M
         check_replaceable(".")
     assert names(tmp_path) == ["papers", "papers/broken.json", "papers/settings.json", "papers/thesis.tex"]
     check_replaceable(tmp_path / "free")
-    check_replaceable(artifact(tmp_path / "ours"))
+    ours = artifact(tmp_path / "ours")
+    check_replaceable(ours)
+    with refused("other files"):
+        check_replaceable(ours, "another kind")
 
 
 # --- after a kill

@@ -53,13 +53,14 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 @contextmanager
-def new_folder(path: str | Path) -> Iterator[Path]:
+def new_folder(path: str | Path, kind: str | None = None) -> Iterator[Path]:
     """Yields a temporary folder that becomes `path` when the block ends well, in place of an older artifact there.
 
+    kind: what it will hold; only an older artifact of the same kind is replaced (None: any of this library's).
     Raises ValueError for a path that `check_replaceable` refuses, OSError for a full disk and the like.
     """
     target = Path(path)
-    check_replaceable(target)
+    check_replaceable(target, kind)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
     try:
@@ -77,8 +78,8 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def check_replaceable(path: str | Path) -> None:
-    """Raises ValueError unless `path` is free, empty or an artifact of this library: nothing else is ever deleted."""
+def check_replaceable(path: str | Path, kind: str | None = None) -> None:
+    """Raises ValueError unless `path` is free, empty or an artifact of that kind: nothing else is ever deleted."""
     target = Path(path)
     if not target.name:
         raise ValueError(f"cannot make the folder {str(path)!r}; give it a name")
@@ -86,15 +87,16 @@ def check_replaceable(path: str | Path) -> None:
         return
     if not target.is_dir():
         raise ValueError(f"{target} is a file; give the name of a new folder")
-    if any(target.iterdir()) and not any(_is_artifact(file) for file in target.glob("*.json")):
+    if any(target.iterdir()) and not any(_is_artifact(file, kind) for file in target.glob("*.json")):
         raise ValueError(f"{target} holds other files, which would be deleted; give a new folder, or empty this one")
 
 
-def _is_artifact(file: Path) -> bool:
+def _is_artifact(file: Path, kind: str | None) -> bool:
     try:
-        return "format_version" in read_json(file)
+        held = read_json(file)
     except ValueError:
         return False
+    return "format_version" in held and kind in (None, held.get("kind"))
 
 
 def _exchange(draft: Path, target: Path) -> None:

@@ -70,6 +70,17 @@ def test_a_curve_that_falls_and_rises_still_gives_the_smallest_k() -> None:
     assert chosen.met and kept(chosen.mask) == {0}
 
 
+def test_greedy_deletion_follows_the_choice_of_k() -> None:
+    """Node 0 only makes up for node 2: most effective of all at first, useless once 2 is gone."""
+
+    def loss(nodes: frozenset[int]) -> float:
+        return 0.3 * (1 not in nodes) + 0.5 * (2 in nodes and 0 not in nodes)
+
+    chosen = choose(exactly(loss), torch.ones(3), 0.15)
+    assert [point.loss for point in chosen.curve] == pytest.approx([0.3, 0.3, 0.0, 0.0])  # order 0, 1, 2: k = 2
+    assert kept(chosen.mask) == {1}
+
+
 def test_one_standard_error_belongs_to_the_condition() -> None:
     loss = additive([0.1, 0.5])
     assert kept(choose(exactly(loss, error=0.0), torch.ones(2), 0.12).mask) == {1}

@@ -129,7 +129,7 @@ def task_means(model: SparseTransformer, pairs: Pairs) -> dict[str, Tensor]:
     """Mean activation per site over all real tokens of a task's prompts: site -> Float[width]."""
     tokens, last = pairs.flat_tokens, pairs.last
     tap = _Sum(reference_sites(model.config.n_layer))
-    tap.counted = torch.arange(tokens.shape[1]) <= last[:, None]
+    tap.counted = torch.arange(tokens.shape[1], device=tokens.device) <= last[:, None]
     model(tokens, tap=tap, logits_at=last)
     seen = int(tap.counted.sum())
     return {site: (total / seen).float() for site, total in tap.sums.items()}

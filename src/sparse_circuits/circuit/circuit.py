@@ -174,7 +174,7 @@ class Circuit:
 
     def save(self, folder: str | Path) -> None:
         """Writes the circuit folder, atomically. Raises OSError."""
-        with new_folder(folder) as draft:
+        with new_folder(folder, "circuit") as draft:
             stored = {**self.summary(), **self._details(Path(folder))}
             if self.values is not None:
                 write_tensors(draft / "values.safetensors", self.values)

@@ -98,6 +98,7 @@ class MaskScorer:
 
     def tap(self, masks: Float[Tensor, "K N"], rows: int) -> Mask:
         """A tap for K * rows batch rows, mask k for rows k * rows onwards."""
+        masks = masks.to(self.pairs.tokens.device)
         return Mask(self.layout.batched(masks, rows), {site: self.values[site] for site in self.layout.widths})
 
     @torch.no_grad()

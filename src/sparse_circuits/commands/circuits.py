@@ -36,7 +36,7 @@ def prune(
 
     if seeds < 1:
         raise ValueError(f"--seeds must be at least 1, given {seeds}")
-    check_replaceable(out)  # now, not when the work is done
+    check_replaceable(out, "circuit")  # now, not when the work is done
     loaded = load_model(model, usable_device(common.device))
     circuits = prune_seeds(
         loaded,
@@ -55,7 +55,7 @@ def prune(
     chosen.save(out)
     runs = [{"seed": c.seed, "nodes": len(c.nodes), "edges": len(c.edges), "test_loss": c.loss.test} for c in circuits]
     if seeds > 1:
-        with new_folder(Path(out) / "seeds") as draft:
+        with new_folder(Path(out) / "seeds", "seeds") as draft:
             write_json(draft / "seeds.json", {"kind": "seeds", "format_version": 1, "seeds": runs})
         for circuit in circuits:
             circuit.save(Path(out) / "seeds" / f"seed_{circuit.seed}")

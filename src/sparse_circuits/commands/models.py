@@ -35,7 +35,7 @@ def train(
         tokenizer: Folder of the tokenizer the shards were made with.
         out: Run folder; the model will be in its subfolder `model`.
         preset: paper, authors, tiny, or their dense twins (paper-dense, ...); give this or --config.
-        config: JSON or YAML file with the fields of TrainConfig.
+        config: JSON or YAML file with the fields of TrainConfig; its seed holds unless --seed is given.
         steps: Optimizer steps instead of the preset's.
         resume: Go on with the run in --out.
     """
@@ -49,7 +49,7 @@ def train(
         raise ValueError("give either --preset NAME or --config FILE")
     shards = Shards.open(data)
     chosen = TrainConfig.from_file(config) if config else recipe(preset or "", shards.vocab_size)
-    changes = {"seed": common.seed} if preset else {}
+    changes = {"seed": common.seed} if preset or common.seed else {}
     chosen = chosen.replace(**changes, **({} if steps is None else {"steps": steps}))
     result = run(
         chosen,

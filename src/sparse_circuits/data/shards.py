@@ -158,7 +158,7 @@ def build_shards(
     _check_target(Path(out))
     size = vocab_size(tokenizer)
     dtype = np.dtype("<u2" if size <= 1 << 16 else "<u4")
-    with new_folder(out) as draft:
+    with new_folder(out, KIND) as draft:
         scratch = draft / _SCRATCH
         with open(scratch, "wb") as file:
             read = _encode_all(given, tokenizer, file, dtype, seed, progress)

@@ -15,6 +15,8 @@ class PruneConfig(Config):
     """Pairs per step and seed."""
     k_coef: float = 5e-3
     """Price of a kept node, nats."""
+    k_coef_warmup: float = 0.5
+    """Share of the steps over which the price rises linearly from 0, so that the least useful nodes go first; 0 = at once."""
     lr: float = 1e-2
     """Learning rate of tau, falling to zero."""
     lr_warmup_frac: float = 0.05

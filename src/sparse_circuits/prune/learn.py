@@ -44,7 +44,8 @@ def learn_masks(
     layout = NodeLayout.of(model.widths)
     draws = [torch.Generator().manual_seed(seed) for seed in seeds]
     noise = torch.stack([torch.randn(layout.size, generator=draw) for draw in draws])
-    tau = (config.init_noise_bias + config.init_noise_scale * noise).clamp(-1, 1).requires_grad_()
+    device = next(model.parameters()).device
+    tau = (config.init_noise_bias + config.init_noise_scale * noise).clamp(-1, 1).to(device).requires_grad_()
     betas = (config.beta1, config.beta2)
     adam = torch.optim.AdamW([tau], lr=config.lr, betas=betas, eps=config.eps, weight_decay=config.weight_decay)
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -58,7 +59,7 @@ def learn_masks(
                 batch = _join([_draw(pairs, config.batch_pairs, draw) for draw in draws])
                 losses = _masked_losses(model, values, layout, tau, batch, config, scale)
                 kept = heaviside(tau, config.temperature).sum(-1)
-                (losses + config.k_coef * kept).sum().backward()
+                (losses + _price(step, config) * kept).sum().backward()
                 _clip(tau, config.clip_rms)
                 adam.step()
                 adam.zero_grad()
@@ -68,7 +69,7 @@ def learn_masks(
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
-    return tau.detach()
+    return tau.detach().cpu()
 
 
 @torch.no_grad()
@@ -91,6 +92,12 @@ def _schedule(step: int, config: PruneConfig) -> float:
     """Linear warm-up, then linear to zero."""
     warm = config.lr_warmup_frac * config.steps
     return (step + 1) / warm if step + 1 < warm else 1 - max(step - warm, 0) / (config.steps - warm)
+
+
+def _price(step: int, config: PruneConfig) -> float:
+    """Price of a kept node at this step, nats."""
+    warm = config.k_coef_warmup * config.steps
+    return config.k_coef * min((step + 1) / warm, 1.0) if warm else config.k_coef
 
 
 def _draw(pairs: Pairs, n: int, draw: torch.Generator) -> Pairs:

@@ -146,7 +146,8 @@ def _prepare(
     found = _reference(model, reference, config)
     usable = usable_tokens(model)
     counts = {"train": config.train_pairs, "val": config.val_pairs, "test": EVAL_PAIRS}
-    pairs = {split: task.pairs(split, n, tokenizer, usable=usable) for split, n in counts.items()}
+    device = next(model.parameters()).device
+    pairs = {split: task.pairs(split, n, tokenizer, usable=usable).to(device) for split, n in counts.items()}
     losses = {split: score(model, pairs[split], None, config.loss_kind, None).loss for split in pairs}
     worst = max(losses["train"], losses["val"])
     if worst > target:
@@ -154,13 +155,14 @@ def _prepare(
             f"the model itself scores {worst:.3f} on {task.name} ({config.loss_kind}), above the target {target}: no circuit can "
             "be expected to meet it; train the model longer, choose another task or raise target_loss"
         )
+    values = ablation_values(model, config.ablation, found, pairs["train"])
     return _Problem(
         model=model,
         task=task,
         tokenizer=tokenizer,
         config=config,
         target=target,
-        values=ablation_values(model, config.ablation, found, pairs["train"]),
+        values={site: value.to(device) for site, value in values.items()},
         reference=found,
         pairs=pairs,
         model_loss=SplitLosses(**losses),
@@ -213,7 +215,7 @@ def _finish(problem: _Problem, active: Tensor, seed: int, progress: Progress) ->
         edges_bias=found.edges_bias,
         constant_nodes=found.constant,
         stranded_nodes=found.candidates,
-        values=problem.values,
+        values={site: value.cpu() for site, value in problem.values.items()},
         ablation=problem.config.ablation,
         loss_kind=problem.config.loss_kind,
         target_loss=problem.target,
@@ -272,7 +274,7 @@ def _drop_unreachable(problem: _Problem, chosen: Chosen, losses: Losses) -> tupl
 
 def _edges(problem: _Problem, nodes: Sequence[Any]) -> EdgeSet:
     train = problem.pairs["train"]
-    real = torch.arange(train.tokens.shape[-1]) < train.lengths[..., None]
+    real = torch.arange(train.tokens.shape[-1], device=train.tokens.device) < train.lengths[..., None]
     prompt_tokens = train.tokens[real].unique().tolist()
     return find_edges(problem.model, nodes, prompt_tokens, train.completions.unique().tolist())
 

@@ -224,7 +224,7 @@ def _finish(
         path=str(run / "model"),
     )
     reference = measure_reference(model, data, tokens=config.reference_tokens, seed=config.seed, progress=progress)
-    with new_folder(run / "model") as draft:
+    with new_folder(run / "model", "model") as draft:
         save_model(model, draft, tokenizer_hash(tokenizer))
         save_tokenizer(tokenizer, draft)
         save_reference(reference, draft)
