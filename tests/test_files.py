@@ -340,7 +340,11 @@ def test_a_tensor_hash_sees_names_types_shapes_and_bytes() -> None:
     others = [
         {**base, "a": base["a"].view(2, 3)},
         {**base, "a": base["a"].double()},
-        {**base, "a": -base["a"]},  # -0.0 at index 0 included
+        {**base, "a": -base["a"]},
+        {
+            **base,
+            "a": (base["a"].view(torch.int32) ^ torch.tensor([1, 0, 0, 0, 0, 0])).int().view(torch.float32),
+        },  # first bit
         {"a": base["b"], "b": base["a"]},
         {"c": base["a"], "b": base["b"]},
         {"a": base["a"]},

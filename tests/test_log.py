@@ -55,14 +55,18 @@ def test_bars_on_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().out == ""
 
 
-def test_a_bar_inside_a_bar() -> None:
+def test_a_bar_inside_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One display draws both: older versions of rich refuse a second."""
     progress, drawn = terminal()
+    make, displays = progress._new_display, []
+    monkeypatch.setattr(progress, "_new_display", lambda: displays.append(make()) or displays[-1])
     with progress.bar("outer", 2) as outer:
         for done in (1, 2):
             work(progress, name="inner", total=3)
             outer.update(done)
     assert "outer" in drawn.getvalue()
     assert "inner" in drawn.getvalue()
+    assert len(displays) == 1
     with pytest.raises(RuntimeError, match="stop"), progress.bar("again", 1):
         raise RuntimeError("stop")
     work(progress, name="after a failure")

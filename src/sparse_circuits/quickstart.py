@@ -29,7 +29,7 @@ from sparse_circuits.viz.table import render_text
 SOURCES = ("tiny-python:9MB", "python-env:2MB")
 VOCAB_SIZE = 512
 TASK = "single_double_quote"
-PRUNE_SEEDS = 3
+PRUNE_SEEDS = 2
 
 
 @dataclass(frozen=True, kw_only=True)

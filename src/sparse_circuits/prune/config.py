@@ -13,7 +13,7 @@ class PruneConfig(Config):
     """Optimizer steps."""
     batch_pairs: int = 16
     """Pairs per step and seed."""
-    k_coef: float = 5e-3
+    k_coef: float = 3e-3
     """Price of a kept node, nats."""
     k_coef_warmup: float = 0.5
     """Share of the steps over which the price rises linearly from 0, so that the least useful nodes go first; 0 = at once."""
