@@ -18,7 +18,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from sparse_circuits.config import Config
-from sparse_circuits.kernels import select_cpu
+from sparse_circuits.kernels import abs_topk_cpu, select_cpu
 from sparse_circuits.model.abs_topk import abs_topk_mask
 
 LATE_EMBED_START = 16 / 21
@@ -151,13 +151,14 @@ def project(model: nn.Module, config: SparsityConfig, todo: Iterable[Rule], shar
 
 def keep_mask(w: Tensor, k: int, rule: Rule) -> Bool[Tensor, "..."]:
     """Which k entries of w stay."""
-    protected = None
-    if rule.protect:
-        lines = w if rule.axis == "row" else w.T
-        alive = abs_topk_mask(lines, min(rule.protect, lines.shape[1]))
-        protected = (alive if rule.axis == "row" else alive.T).reshape(-1)
     flat = w.detach().reshape(-1)
     fast = flat.device.type == "cpu" and flat.dtype == torch.float32
+    protected = None
+    if rule.protect:
+        lines = (w if rule.axis == "row" else w.T).detach().contiguous()
+        most = min(rule.protect, lines.shape[1])
+        alive = abs_topk_cpu.abs_topk_forward(lines, most)[1] if fast else abs_topk_mask(lines, most)
+        protected = (alive if rule.axis == "row" else alive.T).reshape(-1)
     chosen = select_cpu.top_k_mask(flat, protected, k) if fast else reference_top_k(flat, protected, k)
     return chosen.view(w.shape)
 
