@@ -2,7 +2,8 @@
 
 Objective: task loss + k_coef * (number of kept nodes), minimised over tau by AdamW with the learning rate falling to zero;
 the model's weights stay as they are. Several seeds run as one batch over one frozen model: each has its own tau, its own
-pairs and its own gradient clip, so a seed finds the same mask alone and in company (up to rounding).
+pairs and its own gradient clip, so a seed finds the same mask alone and in company (up to rounding). Beyond the paper: the
+price rises from zero at the start, and a very sure model is seen as a less sure one (docs/method.md).
 
 Shapes: S seeds, N nodes, n pairs.
 """
