@@ -62,8 +62,7 @@ def test_a_fresh_evaluation_gives_the_stored_loss(
 def test_the_python_snippets_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     assert fenced_blocks(README, "python")
-    names: dict[str, Any] = {}
-    run_python_blocks(README, names)
+    names = run_python_blocks(README)
     assert isinstance(names["logits"], torch.Tensor)
     assert (home / "quotes.html").exists()
 

@@ -58,12 +58,14 @@ class _Problem:
     def layout(self) -> NodeLayout:
         return NodeLayout.of(self.model.widths)
 
-    def scorer(self, split: str) -> MaskScorer:
+    def scorer(self, split: str, n: int = EVAL_PAIRS) -> MaskScorer:
+        """Scores masks on the first n pairs of a split."""
+        pairs = self.pairs[split]
         return MaskScorer(
             model=self.model,
             layout=self.layout,
             values=self.values,
-            pairs=self.pairs[split],
+            pairs=pairs.take(range(min(n, pairs.n))),
             kind=self.config.loss_kind,
         )
 
@@ -145,10 +147,11 @@ def _prepare(
         reference.check_tokenizer(tokenizer)
     found = _reference(model, reference, config)
     usable = usable_tokens(model)
-    counts = {"train": config.train_pairs, "val": config.val_pairs, "test": EVAL_PAIRS}
+    counts = {"train": config.train_pairs, "val": max(config.val_pairs, EVAL_PAIRS), "test": EVAL_PAIRS}
     device = next(model.parameters()).device
     pairs = {split: task.pairs(split, n, tokenizer, usable=usable).to(device) for split, n in counts.items()}
-    losses = {split: score(model, pairs[split], None, config.loss_kind, None).loss for split in pairs}
+    first = {split: drawn.take(range(min(EVAL_PAIRS, drawn.n))) for split, drawn in pairs.items()}
+    losses = {split: score(model, drawn, None, config.loss_kind, None).loss for split, drawn in first.items()}
     worst = max(losses["train"], losses["val"])
     if worst > target:
         raise ValueError(
@@ -232,7 +235,7 @@ def _finish(problem: _Problem, active: Tensor, seed: int, progress: Progress) ->
 
 def _choice_losses(problem: _Problem) -> Losses:
     """What chooses nodes: mean and error on the fixed validation batch, calibrated anew for each mask if the target asks."""
-    scorer = problem.scorer("val")
+    scorer = problem.scorer("val", problem.config.val_pairs)
     templates = torch.tensor([pair.template for pair in scorer.pairs.texts])
 
     def calibrated(masks: Tensor) -> Tensor:
@@ -249,10 +252,9 @@ def _choice_losses(problem: _Problem) -> Losses:
 
 def _calibration(problem: _Problem, mask: Tensor) -> Calibration:
     scorer = problem.scorer("train")
-    pairs = scorer.pairs.take(range(min(scorer.pairs.n, EVAL_PAIRS)))
-    values = contrast(problem.model, pairs, scorer.tap(mask[None], 2 * pairs.n))
+    values = contrast(problem.model, scorer.pairs, scorer.tap(mask[None], 2 * scorer.pairs.n))
     with torch.enable_grad():
-        return calibrate(values, shift=pairs.fixed_completions)
+        return calibrate(values, shift=scorer.pairs.fixed_completions)
 
 
 def _drop_unreachable(problem: _Problem, chosen: Chosen, losses: Losses) -> tuple[Chosen, EdgeSet]:
@@ -284,10 +286,8 @@ def _scores(problem: _Problem, mask: Tensor, calibration: Calibration) -> dict[s
     scores = {}
     for split in problem.pairs:
         scorer = problem.scorer(split)
-        pairs = scorer.pairs.take(range(min(scorer.pairs.n, EVAL_PAIRS)))
-        scores[split] = score(
-            problem.model, pairs, scorer.tap(mask[None], 2 * pairs.n), problem.config.loss_kind, calibration
-        )
+        tap = scorer.tap(mask[None], 2 * scorer.pairs.n)
+        scores[split] = score(problem.model, scorer.pairs, tap, scorer.kind, calibration)
     return {
         "loss": SplitLosses(**{split: found.loss for split, found in scores.items()}),
         "calibrated_loss": SplitLosses(**{split: found.calibrated_loss for split, found in scores.items()}),
