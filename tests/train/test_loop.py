@@ -153,14 +153,14 @@ def test_too_little_validation_text_is_refused_before_anything_is_trained(
 def test_a_loss_that_is_not_finite_stops_the_run(
     shards: Shards, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def poisoned(model: Any, batch: Any, config: Any, backward: bool) -> torch.Tensor:
+    def poisoned(model: Any, batch: Any, config: Any) -> torch.Tensor:
         calls.append(1)
-        loss = honest(model, batch, config, backward)
+        loss = honest(model, batch, config)
         return loss * math.nan if len(calls) == 7 else loss
 
     calls: list[int] = []
-    honest = loop._loss
-    monkeypatch.setattr(loop, "_loss", poisoned)
+    honest = loop._backward
+    monkeypatch.setattr(loop, "_backward", poisoned)
     with pytest.raises(TrainingStopped) as caught:
         train(tiny_config(), shards, tokenizer, tmp_path / "run")
     message = str(caught.value)

@@ -82,7 +82,7 @@ def train(
     with progress.bar("training", config.steps) as bar, _interruptible() as interrupted:
         while step < config.steps:
             clock = time.perf_counter()
-            loss = _loss(model, _batch(data, config, step, device), config, backward=True)
+            loss = _backward(model, _batch(data, config, step, device), config)
             lr, rms = optimizer.step(step + 1, config.steps)
             figures = {"loss": loss.item(), "lr": lr, "grad_rms": rms.item()}
             busy += time.perf_counter() - clock
@@ -91,8 +91,9 @@ def train(
             if step % config.eval_every == 0 or step == config.steps:
                 figures["val_loss"] = validation_loss(model, data, config)
             _stop_unless_finite(figures, step, run)
-            metrics.write(step, **figures, nonzero=nonzeros(model)[0], tokens_per_second=speed)
-            bar.update(step, loss=figures["loss"], nonzeros=nonzeros(model)[0], **{"tokens/s": int(speed)})
+            nonzero, _ = nonzeros(model)
+            metrics.write(step, **figures, nonzero=nonzero, tokens_per_second=speed)
+            bar.update(step, loss=figures["loss"], nonzeros=nonzero, **{"tokens/s": int(speed)})
             if step % config.checkpoint_every == 0 or step == config.steps or interrupted.is_set():
                 saved = save_checkpoint(run, step, model, optimizer)
                 if interrupted.is_set() and step < config.steps:
@@ -141,13 +142,12 @@ def _batch(data: Shards, config: TrainConfig, step: int, device: str) -> Tensor:
     return batch.to(device)
 
 
-def _loss(model: SparseTransformer, batch: Tensor, config: TrainConfig, backward: bool) -> Tensor:
-    """Mean next-token cross-entropy of a batch [B, T + 1], nats; the loss itself is taken in fp32."""
+def _backward(model: SparseTransformer, batch: Tensor, config: TrainConfig) -> Tensor:
+    """Leaves gradients of the mean next-token cross-entropy of a batch [B, T + 1] and returns it, nats, taken in fp32."""
     with _autocast(config, batch.device):
         logits = model(batch[:, :-1])
     loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
-    if backward:
-        loss.backward()
+    loss.backward()
     return loss.detach()
 
 
