@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from refusals import refused
 from sparse_circuits.config import Config
-from sparse_circuits.model.transformer import ModelConfig
+from sparse_circuits.model.config import ModelConfig
 
 
 class Inner(Config):
@@ -176,7 +176,11 @@ def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, words: t
         ({"afrac": float("nan")}, ("afrac", "nan")),
         ({"norm_eps": 0.0}, ("norm_eps must be above 0",)),
         ({"afrac_sites": ("attn_in", "attn_inn")}, ("afrac_sites.1", "'attn_in'", "'mlp_out'", "'attn_inn'")),
-        ({"norm": "layer"}, ("norm", "'rms'", "'layer'")),
+        ({"norm": "batch"}, ("norm", "'rms'", "'layer'", "'batch'")),
+        ({"positions": "concat"}, ("d_pos_emb", "None", "at least 1")),
+        ({"positions": "concat", "d_pos_emb": 0}, ("d_pos_emb", "0", "at least 1")),
+        ({"positions": "learned", "d_pos_emb": 3}, ("d_pos_emb", "'learned'", "concat")),
+        ({"sinusoidal_positions": True}, ("sinusoidal_positions", "'none'")),
         ({"d_model": 12.0}, ("d_model", "integer", "12.0")),
         ({"dmodel": 12}, ("unknown key 'dmodel'", "d_model")),
     ],

@@ -40,8 +40,8 @@ def test_the_names_of_the_release_in_forward_order() -> None:
     assert node_sites(1) == tuple(s for s in ONE_LAYER if s not in ("0.resid_in", "0.attn.y", "0.resid_mid"))
     assert start_sites(2) == ("0.resid_in", "0.resid_mid", "1.resid_in", "1.resid_mid", "final_resid")
     assert all_sites(0) == ("final_resid",)
-    asked = ("embed", "0.attn.norm_scale", "0.attn.pattern", "0.mlp.norm_scale", "0.mlp.pre_act", "final_norm_scale")
-    assert request_sites(1) == asked
+    in_block = ("0.attn.norm_scale", "0.attn.pattern", "0.mlp.norm_scale", "0.mlp.pre_act")
+    assert request_sites(1) == ("embed", *in_block, "final_norm_scale", "bigram")
     assert all_sites(11)[-2:] == ("10.mlp.resid_delta", "final_resid")
     assert not set(all_sites(3)) & set(request_sites(3))
 

@@ -1,10 +1,13 @@
 """sparse_circuits: train weight-sparse transformers, prune them to circuits, prove and read them.
 
-Importing does nothing; each public name loads its module at first use.
+Importing loads nothing: each public name loads its module at first use. It does one thing: when transformers' auto modules are
+there, or as soon as they come, our classes are registered with them (hub.registration).
 """
 
 from importlib import import_module
 from typing import Any
+
+from sparse_circuits.hub.registration import install as _install
 
 __version__ = "0.1.0"
 
@@ -14,8 +17,11 @@ _HOMES = {
     "Node": "sites",
     "Edge": "sites",
     "evaluate": "circuit.evaluate",
+    "export_model": "hub.io",
     "generate": "model.generate",
+    "import_model": "hub.io",
     "intervene": "model.generate",
+    "intervening": "model.contexts",
     "load_circuit": "circuit.circuit",
     "load_model": "hub.load",
     "load_task": "tasks.load",
@@ -25,6 +31,7 @@ _HOMES = {
     "prune_seeds": "prune.pipeline",
     "quickstart": "quickstart",
     "record": "model.generate",
+    "recording": "model.contexts",
     "report": "viz.page",
     "train": "train.loop",
 }
@@ -36,6 +43,9 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
+
+
+_install()
 
 
 def __dir__() -> list[str]:

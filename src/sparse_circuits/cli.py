@@ -17,7 +17,7 @@ from typing import Any
 import tyro
 
 from sparse_circuits import __version__
-from sparse_circuits.commands import circuits, data, models, tasks
+from sparse_circuits.commands import bench, circuits, data, formats, models, published, tasks
 from sparse_circuits.commands.common import Output
 
 VERBS: dict[str, Callable[..., Output]] = {
@@ -26,6 +26,9 @@ VERBS: dict[str, Callable[..., Output]] = {
     "data build": data.data_build,
     "train": models.train,
     "model reference": models.model_reference,
+    "model import": formats.model_import,
+    "model export": formats.model_export,
+    "model push": formats.model_push,
     "generate": models.generate,
     "tasks list": tasks.tasks_list,
     "tasks show": tasks.tasks_show,
@@ -34,7 +37,9 @@ VERBS: dict[str, Callable[..., Output]] = {
     "prune": circuits.prune,
     "circuit show": circuits.circuit_show,
     "circuit eval": circuits.circuit_eval,
+    "circuit import": published.circuit_import,
     "report": circuits.report,
+    "bench": bench.bench,
 }
 
 

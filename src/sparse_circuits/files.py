@@ -5,6 +5,7 @@ temporary sibling and renamed. Whoever reads therefore never meets half a file, 
 leaves the old content in place. Artifacts are folders of JSON + safetensors with a `format_version` (docs/format.md).
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -18,28 +19,35 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as tensors_to_bytes
+from safetensors.torch import save_file
 from torch import Tensor
 
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.(?P<kind>tmp|old)")
 """Names that tempfile gives our drafts."""
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Writes a file atomically. Raises OSError (nothing is left behind)."""
+@contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary file that becomes `path` when the block ends well. Raises OSError (nothing is left behind)."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    os.close(handle)
+    draft = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, target)
+        yield draft
+        _flush(draft)
+        draft.chmod(0o644)
+        os.replace(draft, target)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Writes a file atomically. Raises OSError (nothing is left behind)."""
+    with new_file(path) as draft:
+        draft.write_bytes(data)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -161,9 +169,23 @@ def check_format(value: Mapping[str, Any], kind: str, version: int, where: str |
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file atomically."""
-    ready = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, tensors_to_bytes(ready, dict(metadata or {})))
+    """Writes a safetensors file atomically, straight from the tensors' memory (views of one storage are copied)."""
+    storages: set[int] = set()
+    ready = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().to("cpu").contiguous()
+        storage = plain.untyped_storage()
+        if storage.nbytes() != plain.nbytes or storage.data_ptr() in storages:
+            plain = plain.clone()
+        storages.add(plain.untyped_storage().data_ptr())
+        ready[name] = plain
+    with new_file(path) as draft:
+        try:
+            save_file(ready, draft, dict(metadata or {}))
+        except SafetensorError as error:  # hides what the system said
+            code = re.search(r"os error (\d+)|code: (\d+)", str(error))
+            number = int(code[1] or code[2]) if code else errno.EIO
+            raise OSError(number, os.strerror(number), str(path)) from None
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:

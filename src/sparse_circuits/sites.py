@@ -8,7 +8,8 @@ Sites of layer l, in the order of the forward pass:
     {l}.resid_in    {l}.attn.act_in  .q  .k  .v  .y  .resid_delta
     {l}.resid_mid   {l}.mlp.act_in  .post_act  .resid_delta
 and after the last layer `final_resid`. Delivered only when named in full: `embed`, `{l}.attn.pattern`,
-`{l}.mlp.pre_act` and what the norms multiply by, `{l}.attn.norm_scale`, `{l}.mlp.norm_scale`, `final_norm_scale`.
+`{l}.mlp.pre_act`, what the norms multiply by, `{l}.attn.norm_scale`, `{l}.mlp.norm_scale`, `final_norm_scale`, and what
+the bigram table adds to the logits, `bigram`.
 """
 
 import re
@@ -62,7 +63,8 @@ class Edge(NamedTuple):
 
     source: Node
     target: Node
-    weight: float
+    weight: float | None
+    """None in a circuit imported without its model."""
 
 
 class TokenEdge(NamedTuple):
@@ -86,7 +88,7 @@ def node_sites(n_layer: int) -> tuple[str, ...]:
 def request_sites(n_layer: int) -> tuple[str, ...]:
     """The sites delivered only when named in full."""
     per_block = (f"{layer}.{site}" for layer in range(n_layer) for site in REQUEST_BLOCK_SITES)
-    return ("embed", *per_block, "final_norm_scale")
+    return ("embed", *per_block, "final_norm_scale", "bigram")
 
 
 def start_sites(n_layer: int) -> tuple[str, ...]:
@@ -100,9 +102,13 @@ def split_site(site: str) -> tuple[int | None, str]:
     return (int(head), tail) if head.isdecimal() and tail else (None, site)
 
 
-def site_widths(n_layer: int, d_model: int, d_attn: int, d_mlp: int) -> dict[str, int]:
-    """Channels at every site of `all_sites`. d_attn is n_head * d_head, which need not equal d_model."""
+def site_widths(n_layer: int, d_model: int, d_attn: int, d_mlp: int, d_read: int | None = None) -> dict[str, int]:
+    """Channels at every site of `all_sites`.
+
+    d_attn is n_head * d_head, which need not equal d_model; d_read is the width of act_in, None = d_model.
+    """
     wide = {"attn.q": d_attn, "attn.k": d_attn, "attn.v": d_attn, "attn.y": d_attn, "mlp.post_act": d_mlp}
+    wide |= {"attn.act_in": d_read or d_model, "mlp.act_in": d_read or d_model}
     return {site: wide.get(split_site(site)[1], d_model) for site in all_sites(n_layer)}
 
 
@@ -126,7 +132,7 @@ def match_sites(patterns: str | Iterable[str], n_layer: int) -> tuple[str, ...]:
 def unknown_site(given: str, n_layer: int) -> str:
     """The one line that tells a user which site names exist."""
     blocks = ", ".join(BLOCK_SITES)
-    named = ", ".join(("embed", *(f"{{l}}.{site}" for site in REQUEST_BLOCK_SITES), "final_norm_scale"))
+    named = ", ".join(("embed", *(f"{{l}}.{site}" for site in REQUEST_BLOCK_SITES), "final_norm_scale", "bigram"))
     return (
         f"unknown site {given!r}; allowed: {{l}}.X with l in 0..{n_layer - 1} and X one of {blocks}, or {FINAL_SITE}; "
         f"by full name only: {named}"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparse_circuits.circuit.circuit import Circuit, Origin, SplitLosses, load_circuit
+from sparse_circuits.circuit.circuit import Circuit, Origin, PublishedLoss, SplitLosses, load_circuit
 from sparse_circuits.circuit.evaluate import resolve
 from sparse_circuits.files import write_json
 from viz.made_up import made_up
@@ -49,6 +49,46 @@ def test_an_imported_circuit_without_values_stays_so(circuit: Circuit, tmp_path:
     assert [path.name for path in (tmp_path / "bare").iterdir()] == ["circuit.json"]
 
 
+UNKNOWN = {
+    **dict.fromkeys(
+        ("loss", "calibrated_loss", "model_loss", "empty_loss", "accuracy", "target_loss", "ablation", "seed")
+    ),
+    **dict.fromkeys(("edges_embed", "edges_unembed", "constant_nodes", "stranded_nodes", "values", "calibration")),
+}
+
+
+def test_what_an_imported_circuit_does_not_know_survives_as_null(circuit: Circuit, tmp_path: Path) -> None:
+    bare = circuit.replace(
+        **UNKNOWN,
+        model=Origin(where="", hash=None),
+        tokenizer=Origin(where="", hash=None),
+        edges=tuple(edge._replace(weight=None) for edge in circuit.edges),
+        published_loss=PublishedLoss(circuit=0.25, model=0.1),
+    )
+    bare.save(tmp_path / "bare")
+    assert {**vars(load_circuit(tmp_path / "bare")), "folder": None} == {**vars(bare), "folder": None}
+    stored = json.loads((tmp_path / "bare" / "circuit.json").read_text("utf-8"))
+    assert [stored[name] for name in UNKNOWN if name != "values"] == [None] * (len(UNKNOWN) - 1)
+    assert stored["model"]["hash"] is None and stored["met_target"] is None
+    assert {edge[2] for edge in stored["edges"]} == {None}
+    assert stored["published_loss"] == {"circuit": 0.25, "model": 0.1}
+
+
+def test_a_circuit_saved_before_circuits_were_imported_still_loads(circuit: Circuit, folder: Path) -> None:
+    stored = json.loads((folder / "circuit.json").read_text("utf-8"))
+    del stored["published_loss"]
+    write_json(folder / "circuit.json", stored)
+    assert load_circuit(folder).published_loss is None and load_circuit(folder).nodes == circuit.nodes
+
+
+def test_a_reference_says_what_it_is_or_leaves_it(circuit: Circuit) -> None:
+    bare = circuit.replace(values=None, ablation=None)
+    assert circuit.values is not None
+    assert bare.with_reference(circuit.values).ablation is None
+    assert bare.with_reference(circuit.values, "zero").ablation == "zero"
+    assert circuit.replace(values=None).with_reference(circuit.values).ablation == "mean_pretrain"
+
+
 def test_paths_are_relative_and_survive_a_move(circuit: Circuit, folder: Path, tmp_path: Path) -> None:
     assert load_circuit(folder).model.where == "../model"
     assert str(tmp_path) not in (folder / "circuit.json").read_text("utf-8")
@@ -70,6 +110,9 @@ def test_meeting_the_target_is_about_test_and_the_chosen_loss(circuit: Circuit) 
     assert not missed.met_target
     assert missed.replace(calibrated_loss=SplitLosses(train=9.0, val=9.0, test=0.15), target_on="calibrated").met_target
     assert missed.replace(target_loss=0.2).met_target
+    assert missed.replace(target_loss=None).met_target is None
+    assert missed.replace(loss=None).met_target is None
+    assert missed.replace(calibrated_loss=None).met_target is False
 
 
 # --- damage
@@ -121,6 +164,7 @@ DAMAGE = {
     "an unknown target": edit("target_on", "both"),
     "a target in words": edit("target_loss", "low"),
     "a loss in words": edit("loss", {"train": 0.1, "val": "low", "test": 0.2}),
+    "a published loss too few": edit("published_loss", {"circuit": 0.2}),
     "a split too few": edit("loss", {"train": 0.1, "val": 0.1}),
     "a split too many": edit("loss", {"train": 0.1, "val": 0.1, "test": 0.1, "ood": 0.1}),
     "an origin without hash": edit("model", {"where": "../model"}),

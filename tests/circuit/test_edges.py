@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from sparse_circuits.circuit.edges import EdgeSet, find_edges
+from sparse_circuits.model.config import ModelConfig
 from sparse_circuits.model.edge_weights import site_biases, site_pairs
 from sparse_circuits.model.generate import intervene, record
-from sparse_circuits.model.transformer import ModelConfig, SparseTransformer
+from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.sites import Edge, Node, TokenEdge
 
 PROMPT, COMPLETIONS = (0, 1, 2), (3, 4)

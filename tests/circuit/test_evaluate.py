@@ -195,11 +195,24 @@ def test_evaluate_refuses_another_model_task_or_tokenizer(made: MadeUp, circuit:
             evaluate(circuit, model, task, tokenizer=tokenizer)
 
 
+def test_what_a_circuit_does_not_know_is_not_checked(made: MadeUp, circuit: Circuit) -> None:
+    """An imported circuit has no hashes; whether it fits is seen from its nodes and values alone."""
+    unknown = Origin(where="", hash=None)
+    imported = circuit.replace(model=unknown, task_origin=unknown, tokenizer=unknown)
+    found = evaluate(imported, made.model, made.task, tokenizer=made.tokenizer, n=8)
+    assert found == evaluate(circuit, made.model, made.task, tokenizer=made.tokenizer, n=8)
+    with pytest.raises(ValueError, match=r"no ablation values .*circuit.with_reference\(values\)"):
+        evaluate(imported.replace(values=None), made.model, made.task)
+
+
 def test_a_circuit_without_values_or_for_another_shape_is_refused(made: MadeUp, circuit: Circuit) -> None:
     assert circuit.values is not None
     with pytest.raises(ValueError, match="no ablation values"):
         circuit_tap(circuit.replace(values=None), made.model)
     wider = {**circuit.values, "0.attn.q": torch.zeros(99)}
+    fewer = {site: value for site, value in circuit.values.items() if site != "1.mlp.act_in"}
+    with pytest.raises(ValueError, match="do not fit this model at 1.mlp.act_in"):
+        circuit_tap(circuit.replace(values=fewer), made.model)
     with pytest.raises(ValueError, match="do not fit this model at 0.attn.q"):
         circuit_tap(circuit.replace(values=wider), made.model)
     with pytest.raises(ValueError, match=r"final_resid has channels 0\.\.31"):

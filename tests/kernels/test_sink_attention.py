@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparse_circuits.kernels.sink_attention import available, sink_attention
-from sparse_circuits.model.transformer import attention_pattern
+from sparse_circuits.model.attention import attention_pattern
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 

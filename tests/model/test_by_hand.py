@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from sparse_circuits.model.config import ModelConfig
 from sparse_circuits.model.generate import record
-from sparse_circuits.model.transformer import ModelConfig, SparseTransformer
+from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.sites import all_sites, request_sites
 
 EPS = 2.0**-23
@@ -180,11 +181,13 @@ def numpy_forward(model: SparseTransformer, tokens: np.ndarray) -> tuple[dict[st
         x = x + delta
     acts["final_resid"] = x
     logits = norm(x, "final_norm.gain", "final_norm_scale") @ w["unembed.weight"].T
-    return acts, logits + (w["bigram.weight"][tokens] if config.bigram else 0.0)
+    acts["bigram"] = w["bigram.weight"][tokens] if config.bigram else np.zeros_like(logits)
+    return acts, logits + acts["bigram"]
 
 
-def test_every_site_equals_the_second_implementation(model: SparseTransformer, tokens: Tensor) -> None:
+def test_every_site_equals_the_second_implementation(plain_model: SparseTransformer, tokens: Tensor) -> None:
     """In float64, where no top-k decision can differ by rounding; the explicit attention path."""
+    model = plain_model
     n_layer = model.config.n_layer
     acts, logits = numpy_forward(model, tokens.numpy())
     precise = model.double()

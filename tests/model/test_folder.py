@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from refusals import refused
 from sparse_circuits.files import file_hash, new_folder, read_tensors, write_json, write_tensors
+from sparse_circuits.model.config import AbsTopKSite, ModelConfig
 from sparse_circuits.model.edge_weights import site_biases, site_pairs
 from sparse_circuits.model.folder import model_hash, read_model, save_model, stored_tokenizer_hash
 from sparse_circuits.model.generate import record
-from sparse_circuits.model.transformer import ABS_TOPK_SITES, ModelConfig, SparseTransformer
+from sparse_circuits.model.transformer import SparseTransformer
 
 MakeModel = Callable[..., SparseTransformer]
 
@@ -30,10 +32,15 @@ configs = st.builds(
     d_mlp=st.none() | sizes,
     block_size=sizes,
     afrac=st.none() | st.floats(0, 1),
-    afrac_sites=st.lists(st.sampled_from(ABS_TOPK_SITES), unique=True).map(tuple),
+    afrac_sites=st.lists(st.sampled_from(get_args(AbsTopKSite)), unique=True).map(tuple),
     sink=st.booleans(),
     bigram=st.booleans(),
-    norm_eps=st.floats(1e-30, 1, exclude_min=True),
+    norm=st.sampled_from(("rms", "layer")),
+    norm_eps=st.none() | st.floats(1e-30, 1, exclude_min=True),
+    tied_unembed=st.booleans(),
+    bias=st.booleans(),
+    residual_activation=st.sampled_from(("identity", "relu")),
+    positions=st.sampled_from(("none", "learned")),
 )
 
 
@@ -56,7 +63,8 @@ def test_a_saved_model_gives_identical_logits(model: SparseTransformer, tokens: 
     assert model_hash(back) == model_hash(model)
     assert stored_tokenizer_hash(tmp_path / "model") == "abc"
     assert not back.training
-    assert all(parameter.requires_grad for parameter in back.parameters())
+    trained = [parameter.requires_grad for parameter in model.parameters()]
+    assert [parameter.requires_grad for parameter in back.parameters()] == trained
     with torch.no_grad():
         back.embed.weight[0, 0] += 1
     assert model_hash(back) != model_hash(model)
@@ -100,7 +108,7 @@ def test_damaged_files_are_refused(folder: Path) -> None:
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-7])
-    fails(folder, "damaged or truncated")
+    fails(folder, "is damaged")
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     fails(folder, "hash differs")
     weights.write_bytes(whole)

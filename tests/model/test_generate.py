@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from refusals import refused
+from sparse_circuits.model.attention import KVCache
 from sparse_circuits.model.generate import _choose, generate
 from sparse_circuits.model.taps import Record
-from sparse_circuits.model.transformer import KVCache, SparseTransformer
+from sparse_circuits.model.transformer import SparseTransformer
 
 MakeModel = Callable[..., SparseTransformer]
 

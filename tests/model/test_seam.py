@@ -282,7 +282,8 @@ def test_weights_passed_in_equal_an_edited_copy(model: SparseTransformer, tokens
         name: torch.randn_like(value) for name, value in named.items() if "blocks.0.mlp" in name or "embed" in name
     }
     copy = SparseTransformer(model.config)
-    copy.load_state_dict({**before, **changed})
+    tied = {"unembed.weight": changed["embed.weight"]} if model.config.tied_unembed else {}
+    copy.load_state_dict({**before, **changed, **tied})
     assert same_bits(model(tokens, weights=changed), copy(tokens))
     assert same_bits(model(tokens), base)
     assert all(same_bits(value, before[name]) for name, value in model.state_dict().items())

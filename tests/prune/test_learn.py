@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sparse_circuits.circuit.ablation import reference_sites
 from sparse_circuits.log import Bar, Progress
-from sparse_circuits.model.transformer import ModelConfig, SparseTransformer
+from sparse_circuits.model.config import ModelConfig
+from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.prune import learn
 from sparse_circuits.prune.config import PruneConfig
 from sparse_circuits.prune.learn import learn_masks

@@ -12,7 +12,7 @@ import torch
 
 from sparse_circuits.files import file_hash, read_tensors, tensors_hash
 from sparse_circuits.log import Bar, Progress
-from sparse_circuits.model.transformer import ModelConfig
+from sparse_circuits.model.config import ModelConfig
 from sparse_circuits.train.config import TrainConfig
 from sparse_circuits.train.metrics import read_metrics
 from sparse_circuits.train.optimizer import OptimizerConfig

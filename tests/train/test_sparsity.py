@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparse_circuits.model.transformer import ModelConfig, SparseTransformer
+from sparse_circuits.model.config import ModelConfig
+from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.train.sparsity import (
     Rule,
     SparsityConfig,

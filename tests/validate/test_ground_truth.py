@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from sparse_circuits.circuit.edges import find_edges
 from sparse_circuits.circuit.evaluate import EVAL_PAIRS, evaluate, evaluate_model
 from sparse_circuits.data.tokenizer import encode
+from sparse_circuits.model.config import ABS_TOPK_SITES, ModelConfig
 from sparse_circuits.model.edge_weights import site_pairs
 from sparse_circuits.model.taps import Record
-from sparse_circuits.model.transformer import ABS_TOPK_SITES, ModelConfig, SparseTransformer
+from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.prune.config import PruneConfig
 from sparse_circuits.prune.pipeline import prune
 from sparse_circuits.sites import Edge, Node, node_sites

@@ -14,8 +14,9 @@ import torch
 from sparse_circuits.circuit.circuit import Calibration, Circuit, CurvePoint, Origin, SplitLosses
 from sparse_circuits.circuit.edges import find_edges
 from sparse_circuits.data.tokenizer import as_fast_tokenizer, train_tokenizer
+from sparse_circuits.model.config import ModelConfig
 from sparse_circuits.model.edge_weights import SitePair, site_pairs
-from sparse_circuits.model.transformer import ModelConfig, SparseTransformer
+from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.sites import FINAL_SITE, Node, node_sites
 from sparse_circuits.tasks.task import Task, Template
 

@@ -4,14 +4,16 @@ A `Circuit` is frozen and self-contained: nodes, edges, the ablation value of ev
 and seed that found it, the losses measured then, and references (where) with hashes (what) of model, task and tokenizer.
 On disk it is a folder: `circuit.json` + `values.safetensors` (docs/format.md). `attn.y` has a value but no nodes: its mean
 is what cutting an edge v -> attn.resid_delta substitutes (METHOD D13).
+
+A circuit that somebody else published (hub/published.py) lacks some of this; what is not known is None, never a default.
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from dataclasses import replace as replace_fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from torch import Tensor
 
@@ -31,6 +33,8 @@ LossKind = Literal["binary", "full_vocab"]
 ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
 LOSS_KINDS: tuple[LossKind, ...] = get_args(LossKind)
 FORMAT_VERSION = 1
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +53,10 @@ class Origin:
 
     where: str
     """A name (`bundled`, a task name) or a path; relative paths start at the circuit's folder."""
-    hash: str
-    """sha256 of its content."""
+    hash: str | None
+    """sha256 of its content; None where it is not known."""
 
-    def seen_from(self, folder: Path) -> dict[str, str]:
+    def seen_from(self, folder: Path) -> dict[str, str | None]:
         """Plain JSON values, an absolute path made relative to a folder."""
         relative = os.path.relpath(self.where, folder.absolute()) if os.path.isabs(self.where) else self.where
         return {"where": relative, "hash": self.hash}
@@ -79,6 +83,16 @@ class SplitLosses:
     test: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class PublishedLoss:
+    """Task losses that an imported circuit came with; on which prompts they were measured is not said."""
+
+    circuit: float
+    """Mean task loss of the circuit, nats."""
+    model: float
+    """The same of the whole model, nats."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Circuit:
     """One model's circuit for one task."""
@@ -94,55 +108,61 @@ class Circuit:
     """Nodes of the whole model (METHOD 1f)."""
     edges: tuple[Edge, ...]
     """Nonzero weights between kept nodes: the headline count (METHOD D5)."""
-    edges_embed: tuple[TokenEdge, ...] = ()
-    """Nonzero E[t, c] with t in the training prompts and c read by a kept act_in or final_resid."""
-    edges_unembed: tuple[TokenEdge, ...] = ()
-    """Nonzero W_U entries of the completions at kept final_resid nodes."""
+    edges_embed: tuple[TokenEdge, ...] | None = ()
+    """Nonzero E[t, c] with t in the training prompts and c read by a kept act_in or final_resid; None: not known."""
+    edges_unembed: tuple[TokenEdge, ...] | None = ()
+    """Nonzero W_U entries of the completions at kept final_resid nodes; None: not known."""
     edges_bias: tuple[Node, ...] = ()
     """Kept nodes with a nonzero bias."""
-    constant_nodes: tuple[Node, ...] = ()
-    """Kept nodes that no token reaches."""
-    stranded_nodes: tuple[Node, ...] = ()
-    """Kept nodes without a path to the logits whose removal would miss the target (METHOD D5)."""
+    constant_nodes: tuple[Node, ...] | None = ()
+    """Kept nodes that no token reaches; None: not known."""
+    stranded_nodes: tuple[Node, ...] | None = ()
+    """Kept nodes without a path to the logits whose removal would miss the target (METHOD D5); None: not known."""
     values: Mapping[str, Tensor] | None = None
     """Ablation value of every channel: site -> Float[width]; None for an imported circuit without reference."""
-    ablation: Ablation = "mean_pretrain"
+    ablation: Ablation | None = "mean_pretrain"
+    """None: not published."""
     loss_kind: LossKind = "binary"
-    target_loss: float = 0.15
-    """What `loss` (or the calibrated loss) should reach, nats."""
+    target_loss: float | None = 0.15
+    """What `loss` (or the calibrated loss) should reach, nats; None: not published."""
     target_on: Literal["loss", "calibrated"] = "loss"
-    loss: SplitLosses
-    """Uncalibrated loss of the circuit."""
-    calibrated_loss: SplitLosses
-    model_loss: SplitLosses
-    """Loss of the whole model."""
-    empty_loss: float
-    """Test loss with every node ablated."""
-    accuracy: float
-    """Share of test prompts whose right completion scores higher."""
+    loss: SplitLosses | None
+    """Uncalibrated loss of the circuit; None: not published."""
+    calibrated_loss: SplitLosses | None
+    model_loss: SplitLosses | None
+    """Loss of the whole model; None: not published."""
+    empty_loss: float | None
+    """Test loss with every node ablated; None: not published."""
+    accuracy: float | None
+    """Share of test prompts whose right completion scores higher; None: not published."""
+    published_loss: PublishedLoss | None = None
+    """What an imported circuit claims to score; None for a circuit of our own."""
     calibration: Calibration | None = None
     curve: tuple[CurvePoint, ...] = ()
     node_effects: tuple[float, ...] = ()
-    """Rise of the validation loss when that node alone is ablated from the circuit, nats; one per node."""
+    """Rise of the validation loss (imported: of the published loss) when that node alone is ablated from the circuit,
+    nats; one per node."""
     reference: Mapping[str, Any] = field(default_factory=dict)
     """What the ablation values were measured on: tokens and corpus hash."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """The pruning config, as plain JSON."""
-    seed: int = 0
+    seed: int | None = 0
+    """None: not published."""
     folder: Path | None = None
     """Where it was loaded from; relative origins start there."""
 
     @property
-    def met_target(self) -> bool:
-        """Whether the test loss reaches the target."""
-        return (self.loss if self.target_on == "loss" else self.calibrated_loss).test <= self.target_loss
+    def met_target(self) -> bool | None:
+        """Whether the test loss reaches the target; None if one of the two is not known."""
+        losses = self.loss if self.target_on == "loss" else self.calibrated_loss
+        return None if losses is None or self.target_loss is None else losses.test <= self.target_loss
 
     def replace(self, **changes: Any) -> "Circuit":
         """A copy with some fields changed."""
         return replace_fields(self, **changes)
 
     def summary(self) -> dict[str, Any]:
-        """What `circuit show --json` prints."""
+        """What `circuit show --json` prints; null is what is not known."""
         return {
             "task": self.task,
             "model": self.model.where,
@@ -151,35 +171,43 @@ class Circuit:
             "met_target": self.met_target,
             "loss_kind": self.loss_kind,
             "ablation": self.ablation,
-            "loss": _losses(self.loss),
-            "calibrated_loss": _losses(self.calibrated_loss),
-            "model_loss": _losses(self.model_loss),
+            "loss": _given(asdict, self.loss),
+            "calibrated_loss": _given(asdict, self.calibrated_loss),
+            "model_loss": _given(asdict, self.model_loss),
             "empty_loss": self.empty_loss,
             "accuracy": self.accuracy,
+            "published_loss": _given(asdict, self.published_loss),
             "nodes": len(self.nodes),
             "nodes_total": self.nodes_total,
             "edges": len(self.edges),
-            "edges_embed": len(self.edges_embed),
-            "edges_unembed": len(self.edges_unembed),
+            "edges_embed": _given(len, self.edges_embed),
+            "edges_unembed": _given(len, self.edges_unembed),
             "edges_bias": len(self.edges_bias),
-            "node_names": [str(node) for node in self.nodes],
-            "constant_nodes": [str(node) for node in self.constant_nodes],
-            "stranded_nodes": [str(node) for node in self.stranded_nodes],
+            "node_names": _names(self.nodes),
+            "constant_nodes": _given(_names, self.constant_nodes),
+            "stranded_nodes": _given(_names, self.stranded_nodes),
             "seed": self.seed,
         }
 
-    def with_reference(self, values: Mapping[str, Tensor]) -> "Circuit":
-        """A copy with ablation values (site -> Float[width]), for a circuit that came without."""
-        return self.replace(values=dict(values))
+    def with_reference(self, values: Mapping[str, Tensor], ablation: Ablation | None = None) -> "Circuit":
+        """A copy with ablation values (site -> Float[width]), for a circuit that came without.
+
+        ablation: what the values are; None keeps what the circuit says, which may be "not published".
+        """
+        return self.replace(values=dict(values), ablation=ablation or self.ablation)
 
     def save(self, folder: str | Path) -> None:
         """Writes the circuit folder, atomically. Raises OSError."""
         with new_folder(folder, "circuit") as draft:
-            stored = {**self.summary(), **self._details(Path(folder))}
-            if self.values is not None:
-                write_tensors(draft / "values.safetensors", self.values)
-                stored["values_sha256"] = file_hash(draft / "values.safetensors")
-            write_json(draft / "circuit.json", {"kind": "circuit", "format_version": FORMAT_VERSION, **stored})
+            self.write_into(draft, Path(folder))
+
+    def write_into(self, draft: Path, folder: Path) -> None:
+        """Writes the circuit's files into a draft that the caller makes whole (files.new_folder) as `folder`."""
+        stored = {**self.summary(), **self._details(folder)}
+        if self.values is not None:
+            write_tensors(draft / "values.safetensors", self.values)
+            stored["values_sha256"] = file_hash(draft / "values.safetensors")
+        write_json(draft / "circuit.json", {"kind": "circuit", "format_version": FORMAT_VERSION, **stored})
 
     def _details(self, folder: Path) -> dict[str, Any]:
         """The stored fields that the summary only counts; paths are written relative to the folder."""
@@ -188,10 +216,10 @@ class Circuit:
             "task_origin": self.task_origin.seen_from(folder),
             "tokenizer": self.tokenizer.seen_from(folder),
             "edges": [[str(edge.source), str(edge.target), edge.weight] for edge in self.edges],
-            "edges_embed": [[edge.token, str(edge.node), edge.weight] for edge in self.edges_embed],
-            "edges_unembed": [[edge.token, str(edge.node), edge.weight] for edge in self.edges_unembed],
-            "edges_bias": [str(node) for node in self.edges_bias],
-            "calibration": None if self.calibration is None else vars(self.calibration),
+            "edges_embed": _given(_rows, self.edges_embed),
+            "edges_unembed": _given(_rows, self.edges_unembed),
+            "edges_bias": _names(self.edges_bias),
+            "calibration": _given(asdict, self.calibration),
             "curve": [[point.nodes, point.loss, point.standard_error] for point in self.curve],
             "node_effects": list(self.node_effects),
             "reference": dict(self.reference),
@@ -226,31 +254,33 @@ def _parse(stored: Mapping[str, Any], values: Mapping[str, Tensor] | None, where
     def token_edges(rows: list[list[Any]]) -> tuple[TokenEdge, ...]:
         return tuple(TokenEdge(token, Node.parse(node), weight) for token, node, weight in rows)
 
-    for name, allowed in (("ablation", ABLATIONS), ("loss_kind", LOSS_KINDS), ("target_on", ("loss", "calibrated"))):
+    choices = {"ablation": (*ABLATIONS, None), "loss_kind": LOSS_KINDS, "target_on": ("loss", "calibrated")}
+    for name, allowed in choices.items():
         if stored[name] not in allowed:
-            raise ValueError(f"unknown {name} {stored[name]!r}, allowed: {', '.join(allowed)}")
+            raise ValueError(f"unknown {name} {stored[name]!r}, allowed: {', '.join(map(str, allowed))}")
     return Circuit(
         **{name: stored[name] for name in ("task", "ablation", "loss_kind", "target_on")},
-        target_loss=float(stored["target_loss"]),
-        empty_loss=float(stored["empty_loss"]),
-        accuracy=float(stored["accuracy"]),
+        target_loss=_given(float, stored["target_loss"]),
+        empty_loss=_given(float, stored["empty_loss"]),
+        accuracy=_given(float, stored["accuracy"]),
         nodes_total=int(stored["nodes_total"]),
-        seed=int(stored["seed"]),
+        seed=_given(int, stored["seed"]),
         model=Origin(**stored["model"]),
         task_origin=Origin(**stored["task_origin"]),
         tokenizer=Origin(**stored["tokenizer"]),
         nodes=nodes(stored["node_names"]),
         edges=tuple(Edge(Node.parse(a), Node.parse(b), weight) for a, b, weight in stored["edges"]),
-        edges_embed=token_edges(stored["edges_embed"]),
-        edges_unembed=token_edges(stored["edges_unembed"]),
+        edges_embed=_given(token_edges, stored["edges_embed"]),
+        edges_unembed=_given(token_edges, stored["edges_unembed"]),
         edges_bias=nodes(stored["edges_bias"]),
-        constant_nodes=nodes(stored["constant_nodes"]),
-        stranded_nodes=nodes(stored["stranded_nodes"]),
+        constant_nodes=_given(nodes, stored["constant_nodes"]),
+        stranded_nodes=_given(nodes, stored["stranded_nodes"]),
         values=values,
-        loss=_split_losses(stored["loss"]),
-        calibrated_loss=_split_losses(stored["calibrated_loss"]),
-        model_loss=_split_losses(stored["model_loss"]),
-        calibration=_calibration(stored["calibration"]),
+        loss=_given(_split_losses, stored["loss"]),
+        calibrated_loss=_given(_split_losses, stored["calibrated_loss"]),
+        model_loss=_given(_split_losses, stored["model_loss"]),
+        published_loss=_given(_published_loss, stored.get("published_loss")),  # absent before circuits were imported
+        calibration=_given(_calibration, stored["calibration"]),
         curve=tuple(CurvePoint(nodes=k, loss=loss, standard_error=error) for k, loss, error in stored["curve"]),
         node_effects=tuple(stored["node_effects"]),
         reference=stored["reference"],
@@ -263,12 +293,25 @@ def _split_losses(stored: Mapping[str, Any]) -> SplitLosses:
     return SplitLosses(**{split: float(loss) for split, loss in stored.items()})
 
 
-def _calibration(stored: Mapping[str, Any] | None) -> Calibration | None:
-    found = None if stored is None else Calibration(**{name: float(value) for name, value in stored.items()})
-    if found is not None and not found.scale > 0:
+def _published_loss(stored: Mapping[str, Any]) -> PublishedLoss:
+    return PublishedLoss(**{name: float(loss) for name, loss in stored.items()})
+
+
+def _calibration(stored: Mapping[str, Any]) -> Calibration:
+    found = Calibration(**{name: float(value) for name, value in stored.items()})
+    if not found.scale > 0:
         raise ValueError(f"the calibration's scale is {found.scale}, not above 0")
     return found
 
 
-def _losses(losses: SplitLosses) -> dict[str, float]:
-    return {"train": losses.train, "val": losses.val, "test": losses.test}
+def _given(change: Callable[[A], B], value: A | None) -> B | None:
+    """The changed value; None, which stands for what is not known, stays None."""
+    return None if value is None else change(value)
+
+
+def _names(nodes: Iterable[Node]) -> list[str]:
+    return [str(node) for node in nodes]
+
+
+def _rows(edges: Iterable[TokenEdge]) -> list[list[Any]]:
+    return [[edge.token, str(edge.node), edge.weight] for edge in edges]

@@ -5,7 +5,9 @@ a kept reader reads, unembedding entries of the completions at kept final_resid 
 
 A path may also use what is structural: q[c] and k[c] act on the output of their head (through kept v channels, or through
 constant ones where a sink can take attention away); resid_delta[c] reaches every later act_in[c] and final_resid[c].
-A node with no path to the logits is a candidate for removal; one that no token reaches is constant.
+Channels of act_in beyond d_model (concatenated positions) and residual channels that learned positions write vary along
+the prompt, so a path may begin there too. A node with no path to the logits is a candidate for removal; one that no token
+reaches is constant.
 """
 
 from collections import defaultdict
@@ -87,14 +89,31 @@ def _embed_edges(
     model: SparseTransformer, channels: dict[str, list[int]], tokens: Sequence[int]
 ) -> tuple[tuple[TokenEdge, tuple[Node, ...]], ...]:
     """Nonzero E[t, c], each once, with every kept node that reads channel c from the residual stream."""
+    readers = _readers(channels)
+    columns = sorted(channel for channel in readers if channel < model.config.d_model)
+    found = _nonzero(model.embed.weight.detach(), tokens, columns) if tokens and columns else ()
+    return tuple((TokenEdge(token, readers[c][0], value), tuple(readers[c])) for token, c, value in found)
+
+
+def _readers(channels: dict[str, list[int]]) -> dict[int, list[Node]]:
+    """Channel -> the nodes that read it from the residual stream (or, beyond d_model, from the positions)."""
     readers: dict[int, list[Node]] = defaultdict(list)
     for site, kept in channels.items():
         if split_site(site)[1].endswith("act_in") or site == FINAL_SITE:
             for channel in kept:
                 readers[channel].append(Node(site, channel))
-    columns = sorted(readers)
-    found = _nonzero(model.embed.weight.detach(), tokens, columns) if tokens and columns else ()
-    return tuple((TokenEdge(token, readers[c][0], value), tuple(readers[c])) for token, c, value in found)
+    return readers
+
+
+def _position_readers(model: SparseTransformer, channels: dict[str, list[int]]) -> Iterable[Node]:
+    """Kept nodes that read a nonzero position channel."""
+    if model.positions is None:
+        return
+    shift = model.config.d_model if model.config.positions == "concat" else 0
+    written = (model.positions.weight.detach() != 0).any(0).nonzero().flatten().tolist()
+    readers = _readers(channels)
+    for channel in written:
+        yield from readers.get(channel + shift, ())
 
 
 def _unembed_edges(model: SparseTransformer, kept: Sequence[int], completions: Sequence[int]) -> tuple[TokenEdge, ...]:
@@ -117,6 +136,7 @@ def _graph(
         graph[TOKENS].update(readers)
     for edge in unembed:
         graph[edge.node].add(LOGITS)
+    graph[TOKENS].update(_position_readers(model, _by_site(nodes)))
     for source, target in _residual_links(model, nodes):
         graph[source].add(target)
     for source, target in _head_links(model, nodes):

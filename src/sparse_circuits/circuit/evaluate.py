@@ -124,23 +124,33 @@ def repeat_pairs(pairs: Pairs, times: int) -> Pairs:
     )
 
 
+def own_values(circuit: Circuit) -> Mapping[str, Tensor]:
+    """The circuit's ablation values, site -> Float[width]. Raises ValueError if it has none."""
+    if circuit.values is None:
+        raise ValueError(
+            "this circuit has no ablation values (published ones come without): give it some with "
+            "circuit.with_reference(values), or import it again with --model and --reference"
+        )
+    return circuit.values
+
+
 def circuit_tap(circuit: Circuit, model: SparseTransformer) -> Mask:
     """The tap that makes `model` compute the circuit: kept nodes pass, every other node takes its ablation value.
 
     Raises ValueError if the circuit has no ablation values or does not fit the model.
     """
-    if circuit.values is None:
-        raise ValueError("this circuit has no ablation values; give it some with circuit.with_reference(values)")
+    values = own_values(circuit)
     check_nodes(circuit.nodes, model.widths)
     layout = NodeLayout.of(model.widths)
-    wrong = [site for site, width in layout.widths.items() if tuple(circuit.values[site].shape) != (width,)]
+    given = {site: tuple(value.shape) for site, value in values.items()}
+    wrong = [site for site, width in layout.widths.items() if given.get(site) != (width,)]
     if wrong:
         raise ValueError(
             f"the circuit's ablation values do not fit this model at {wrong[0]}; give the model it was made on"
         )
     device = next(model.parameters()).device
     masks = layout.split(layout.flat(circuit.nodes).to(device))
-    return Mask(masks, {site: circuit.values[site].to(device) for site in layout.widths})
+    return Mask(masks, {site: values[site].to(device) for site in layout.widths})
 
 
 @torch.no_grad()
@@ -174,8 +184,9 @@ def evaluate(
 ) -> Evaluation:
     """Scores a circuit on a split of its task. Without `tokenizer` the one the circuit refers to is read.
 
-    Raises ValueError if model, task or tokenizer are not those the circuit was made with.
+    Raises ValueError if the circuit has no ablation values, or if model, task or tokenizer are not those it was made with.
     """
+    own_values(circuit)  # before anything is read or drawn
     tokenizer = circuit_tokenizer(circuit) if tokenizer is None else tokenizer
     check_origin("model", circuit.model.hash, model_hash(model))
     check_origin("task", circuit.task_origin.hash, task.hash)
@@ -217,9 +228,9 @@ def check_tokenizer(model: SparseTransformer, tokenizer: Any) -> None:
         )
 
 
-def check_origin(what: str, expected: str, given: str) -> None:
-    """Raises ValueError where a circuit meets another model, task or tokenizer than its own."""
-    if expected != given:
+def check_origin(what: str, expected: str | None, given: str) -> None:
+    """Raises ValueError where a circuit meets another model, task or tokenizer than its own, as far as it knows that."""
+    if expected is not None and expected != given:
         raise ValueError(
             f"this circuit was made with another {what} (hash {expected[:12]}, given {given[:12]}); give its own {what}"
         )

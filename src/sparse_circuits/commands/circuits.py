@@ -53,7 +53,8 @@ def prune(
         circuits = tuple(c.replace(task_origin=Origin(where=file, hash=c.task_origin.hash)) for c in circuits)
     chosen = best(circuits)
     chosen.save(out)
-    runs = [{"seed": c.seed, "nodes": len(c.nodes), "edges": len(c.edges), "test_loss": c.loss.test} for c in circuits]
+    summaries = [c.summary() for c in circuits]
+    runs = [{**{k: s[k] for k in ("seed", "nodes", "edges")}, "test_loss": s["loss"]["test"]} for s in summaries]
     if seeds > 1:
         with new_folder(Path(out) / "seeds", "seeds") as draft:
             write_json(draft / "seeds.json", {"kind": "seeds", "format_version": 1, "seeds": runs})
@@ -77,41 +78,54 @@ def circuit_show(folder: Where, common: Shared = DEFAULTS) -> Output:  # noqa: A
     per_site: dict[str, int] = {}
     for node in circuit.nodes:
         per_site[node.site] = per_site.get(node.site, 0) + 1
-    rows = [f"  {node}  +{effect:.3f}" for node, effect in zip(circuit.nodes, circuit.node_effects, strict=False)]
+    rows = [f"  {node}  {effect:+.3f}" for node, effect in zip(circuit.nodes, circuit.node_effects, strict=False)]
     return Output(summary, "\n".join([headline(summary), "nodes, with the loss that ablating each one adds:", *rows]))
 
 
 def circuit_eval(
-    folder: Where, model: str | None = None, split: str = "test", pairs: int = 512, common: Shared = DEFAULTS
+    folder: Where,
+    model: str | None = None,
+    task: str | None = None,
+    split: str = "test",
+    pairs: int = 512,
+    common: Shared = DEFAULTS,
 ) -> Output:
     """Scores a circuit anew.
 
     Args:
         folder: Circuit folder.
         model: Model folder; the one the circuit names by default.
+        task: Name of a task, or its .jsonl file; the one the circuit names by default.
         split: train, val or test.
         pairs: Pairs to score it on.
     """
     from sparse_circuits.circuit.evaluate import evaluate
 
-    circuit, loaded, task, tokenizer = open_circuit(folder, model, common)
-    found = evaluate(circuit, loaded, task, split, tokenizer=tokenizer, n=pairs)
+    circuit, loaded, found_task, tokenizer = open_circuit(folder, model, common, task)
+    found = evaluate(circuit, loaded, found_task, split, tokenizer=tokenizer, n=pairs)
     text = f"{circuit.task} {split}: loss {found.loss:.4f} nats, accuracy {found.accuracy:.1%}, {found.n_pairs} pairs"
     return Output({"task": circuit.task, "split": split, **asdict(found)}, text)
 
 
-def report(folder: Where, out: str = "circuit.html", model: str | None = None, common: Shared = DEFAULTS) -> Output:
+def report(
+    folder: Where,
+    out: str = "circuit.html",
+    model: str | None = None,
+    task: str | None = None,
+    common: Shared = DEFAULTS,
+) -> Output:
     """Writes the one-file page of a circuit and prints its table.
 
     Args:
         folder: Circuit folder.
         out: HTML file.
         model: Model folder; the one the circuit names by default.
+        task: Name of a task, or its .jsonl file; the one the circuit names by default.
     """
     from sparse_circuits.viz.document import build_document
     from sparse_circuits.viz.page import write_page
     from sparse_circuits.viz.table import render_text
 
-    document = build_document(*open_circuit(folder, model, common))
+    document = build_document(*open_circuit(folder, model, common, task))
     path = write_page(document, out)
     return Output({"file": str(path)}, f"{render_text(document)}page in {path}")

@@ -41,35 +41,55 @@ Where = tyro.conf.Positional[str]
 DEFAULTS = Common()
 
 
-def open_circuit(folder: str, model: str | None, common: Common) -> tuple[Any, Any, Any, Any]:
-    """A circuit with its model, task and tokenizer, each checked against the circuit's hashes."""
+def open_circuit(folder: str, model: str | None, common: Common, task: str | None = None) -> tuple[Any, Any, Any, Any]:
+    """A circuit with its model, task and tokenizer, each checked against the circuit's hashes.
+
+    model, task: what to use in place of what the circuit names. Raises ValueError if it has no ablation values.
+    """
     from sparse_circuits.circuit.circuit import load_circuit
-    from sparse_circuits.circuit.evaluate import check_origin, resolve
+    from sparse_circuits.circuit.evaluate import check_origin, own_values, resolve
     from sparse_circuits.data.tokenizer import tokenizer_hash
     from sparse_circuits.hub.load import load_model, load_tokenizer
     from sparse_circuits.model.folder import model_hash
     from sparse_circuits.tasks.load import load_task, task_names
 
     circuit = load_circuit(folder)
+    own_values(circuit)
     where = model or str(resolve(circuit, circuit.model.where))
     loaded, tokenizer = load_model(where, usable_device(common.device)), load_tokenizer(where)
     named = circuit.task_origin.where
-    task = load_task(named if named in task_names() else resolve(circuit, named))
+    if task is None and circuit.task_origin.hash is None and named not in task_names():
+        raise ValueError(
+            f"this imported circuit is for the task {circuit.task!r}, which this library does not have; give it with --task"
+        )
+    loaded_task = load_task(task or (named if named in task_names() else resolve(circuit, named)))
     check_origin("model", circuit.model.hash, model_hash(loaded))
     check_origin("tokenizer", circuit.tokenizer.hash, tokenizer_hash(tokenizer))
-    check_origin("task", circuit.task_origin.hash, task.hash)
-    return circuit, loaded, task, tokenizer
+    check_origin("task", circuit.task_origin.hash, loaded_task.hash)
+    return circuit, loaded, loaded_task, tokenizer
 
 
 def headline(summary: dict[str, Any]) -> str:
-    """A circuit in two lines."""
-    loss = summary["loss"]
-    verdict = "met" if summary["met_target"] else "MISSED"
-    return (
-        f"{summary['task']}: {summary['nodes']} of {summary['nodes_total']} nodes, {summary['edges']} edges\n"
-        f"test loss {loss['test']:.4f} nats (train {loss['train']:.4f}, val {loss['val']:.4f}), "
-        f"target {summary['target_loss']} {verdict}; model {summary['model_loss']['test']:.4f}, empty {summary['empty_loss']:.4f}"
-    )
+    """A circuit in two or three lines; what an imported one does not say is `not published`."""
+
+    def number(value: float | None) -> str:
+        return "not published" if value is None else f"{value:.4f}"
+
+    lines = [f"{summary['task']}: {summary['nodes']} of {summary['nodes_total']} nodes, {summary['edges']} edges"]
+    if published := summary["published_loss"]:
+        claimed = f"published loss {number(published['circuit'])} nats, model {number(published['model'])}"
+        lines.append(f"{claimed} (on which prompts is not said)")
+    loss, model = summary["loss"], summary["model_loss"] or {"test": None}
+    target = "not published" if summary["target_loss"] is None else summary["target_loss"]
+    verdict = {True: " met", False: " MISSED", None: ""}[summary["met_target"]]
+    if loss is None:
+        lines.append(f"losses per split not published, target {target}")
+    else:
+        lines.append(
+            f"test loss {loss['test']:.4f} nats (train {loss['train']:.4f}, val {loss['val']:.4f}), target {target}{verdict}; "
+            f"model {number(model['test'])}, empty {number(summary['empty_loss'])}"
+        )
+    return "\n".join(lines)
 
 
 def usable_device(name: str) -> str:

@@ -12,6 +12,7 @@ Functions take a `tokenizers.Tokenizer` or a transformers fast tokenizer and giv
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,8 @@ PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\
 END_OF_TEXT = "<|endoftext|>"
 TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 SMALLEST_VOCABULARY = 257
+_NOT_UTF8 = re.compile("([\udc80-\udcff])")
+"""Bytes that are no UTF-8, as Python's surrogateescape reads them."""
 
 AnyTokenizer = Any  # a tokenizers.Tokenizer or a transformers fast tokenizer; transformers is imported only when needed
 
@@ -150,6 +153,31 @@ def decode(tokenizer: AnyTokenizer, ids: Iterable[int]) -> str:
     for token in set(listed):
         _token_name(backend, token)
     return backend.decode(listed, skip_special_tokens=False)
+
+
+def encode_bytes(tokenizer: AnyTokenizer, data: bytes) -> list[int]:
+    """Token ids of any bytes: what is UTF-8 is encoded as text, every other byte by its own token."""
+    vocabulary = _backend(tokenizer).get_vocab()
+    numbers = {byte: vocabulary[letter] for letter, byte in _byte_alphabet().items()}
+    ids: list[int] = []
+    for run in _NOT_UTF8.split(data.decode("utf-8", "surrogateescape")):
+        if _NOT_UTF8.fullmatch(run):
+            ids.append(numbers[ord(run) - 0xDC00])
+        elif run:
+            ids.extend(encode(tokenizer, run))
+    return ids
+
+
+def decode_bytes(tokenizer: AnyTokenizer, ids: Iterable[int]) -> bytes:
+    """The bytes of token ids, exactly; `<|endoftext|>` written out. Raises ValueError for an id that does not exist."""
+    backend, alphabet = _backend(tokenizer), _byte_alphabet()
+    special = {number: token.content for number, token in backend.get_added_tokens_decoder().items()}
+    return b"".join(
+        special[token].encode()
+        if token in special
+        else bytes(alphabet[letter] for letter in _token_name(backend, token))
+        for token in map(int, ids)
+    )
 
 
 def token_text(tokenizer: AnyTokenizer, token: int) -> str:

@@ -35,8 +35,10 @@ def site_pairs(model: SparseTransformer) -> tuple[SitePair, ...]:
 
 
 def site_biases(model: SparseTransformer) -> dict[str, Tensor]:
-    """Site -> Float[width]: the bias added where the site's matrix product is formed."""
+    """Site -> Float[width]: the bias added where the site's matrix product is formed; empty for a model without biases."""
     biases = {}
+    if not model.config.bias:
+        return biases
     for layer, (attn, mlp) in enumerate(_sublayers(model)):
         for name, bias in zip("qkv", attn.c_attn.bias.detach().chunk(3), strict=True):
             biases[f"{layer}.attn.{name}"] = bias

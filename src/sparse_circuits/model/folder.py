@@ -1,46 +1,60 @@
 """The model folder: `config.json` + `model.safetensors` (+ tokenizer files, `reference.safetensors`), docs/format.md.
 
-Loading checks the hash of the weights, every name and every shape: nothing ever loads as random weights.
+Loading checks the hashes of config and weights, every name, shape and dtype: nothing ever loads as random weights.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from sparse_circuits.files import (
-    check_format,
-    file_hash,
-    json_hash,
-    read_json,
-    read_tensors,
-    tensors_hash,
-    write_json,
-    write_tensors,
-)
-from sparse_circuits.model.transformer import ModelConfig, SparseTransformer
+from sparse_circuits.files import check_format, file_hash, json_hash, read_json, tensors_hash, write_json, write_tensors
+from sparse_circuits.hub.tensor_file import open_tensors
+from sparse_circuits.model.assemble import Weights, assemble, own_tensors
+from sparse_circuits.model.config import ModelConfig
+from sparse_circuits.model.transformer import SparseTransformer
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
-def save_model(model: SparseTransformer, folder: str | Path, tokenizer_hash: str | None = None) -> None:
-    """Writes config and weights into a folder that the caller makes whole (files.new_folder). Raises OSError."""
+def save_model(
+    model: SparseTransformer,
+    folder: str | Path,
+    tokenizer_hash: str | None = None,
+    extra: dict[str, Any] | None = None,
+) -> None:
+    """Writes config and weights into a folder that the caller makes whole (files.new_folder). Raises OSError.
+
+    extra: further keys of config.json that decide nothing here, such as those of transformers.
+    """
     where = Path(folder)
-    write_tensors(where / WEIGHTS_FILE, model.state_dict())
+    write_tensors(where / WEIGHTS_FILE, own_tensors(model))
+    config = model.config.to_dict()
     stored = {
+        **(extra or {}),
         "kind": "model",
         "model_type": "sparse_circuits",
         "format_version": FORMAT_VERSION,
-        "model": model.config.to_dict(),
+        "model": config,
+        "config_sha256": json_hash(config),
         "tokenizer_hash": tokenizer_hash,
         "weights_sha256": file_hash(where / WEIGHTS_FILE),
     }
+    if model.released is not None:
+        stored["released"] = dict(model.released)
     write_json(where / CONFIG_FILE, stored)
 
 
-def read_model(folder: str | Path) -> SparseTransformer:
-    """Reads a model folder, in evaluation mode. Raises ValueError, one line, for anything absent, damaged or edited."""
+def read_model(
+    folder: str | Path, *, verify: bool = True, dtype: torch.dtype | None = torch.float32
+) -> SparseTransformer:
+    """Reads a model folder, in evaluation mode; `source` and `released` are set.
+
+    verify: whether weights are compared with their recorded hash and NaN refused. dtype: what they become; None as stored.
+    Raises ValueError, one line, for anything absent, damaged or edited.
+    """
     where = Path(folder)
     stored = read_json(where / CONFIG_FILE)
     check_format(stored, "model", FORMAT_VERSION, where)
@@ -48,22 +62,17 @@ def read_model(folder: str | Path) -> SparseTransformer:
         config = ModelConfig.from_dict(stored.get("model", {}))
     except ValueError as error:
         raise ValueError(f"{where / CONFIG_FILE}: {error}") from None
-    weights = where / WEIGHTS_FILE
-    tensors = read_tensors(weights)
-    if file_hash(weights) != stored.get("weights_sha256"):
-        raise ValueError(f"{weights} is not the file this model was saved with (hash differs); restore it or retrain")
-    with torch.device("meta"):
-        model = SparseTransformer(config)
-    expected = model.state_dict()
-    missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
-    if missing or extra:
-        found = f"missing: {', '.join(missing) or 'none'}, unexpected: {', '.join(extra) or 'none'}"
-        raise ValueError(f"{weights} does not fit its config; {found}")
-    wrong = [name for name in expected if expected[name].shape != tensors[name].shape]
-    if wrong:
-        raise ValueError(f"{weights} does not fit its config; wrong shapes: {', '.join(wrong)}")
-    model.load_state_dict(tensors, assign=True)
-    return model.eval()
+    if stored.get("config_sha256", json_hash(stored["model"])) != json_hash(stored["model"]):
+        raise ValueError(
+            f"{where / CONFIG_FILE} was edited: `model` is not what the weights were saved with; restore it"
+        )
+    file = open_tensors(where / WEIGHTS_FILE, foreign=False)
+    if verify and file_hash(file.path) != stored.get("weights_sha256"):
+        raise ValueError(f"{file.path} is not the file this model was saved with (hash differs); restore it or retrain")
+    weights = Weights(where=file.path, shapes=file.shapes, dtypes=file.dtypes, get=file.get)
+    model = assemble(config, weights, check_values=verify, dtype=dtype)
+    model.source, model.released = where, stored.get("released")
+    return model
 
 
 def stored_tokenizer_hash(folder: str | Path) -> str | None:
@@ -72,5 +81,9 @@ def stored_tokenizer_hash(folder: str | Path) -> str | None:
 
 
 def model_hash(model: SparseTransformer) -> str:
-    """sha256 of config and weights: what a circuit remembers of its model."""
-    return json_hash([model.config.to_dict(), tensors_hash(model.state_dict())])
+    """sha256 of config and weights: what a circuit remembers of its model.
+
+    Fields at their default are left out, so a release that adds an option leaves the hashes of older models as they were.
+    """
+    chosen = model.config.model_dump(mode="json", exclude_defaults=True)
+    return json_hash([chosen, tensors_hash(own_tensors(model))])

@@ -5,24 +5,30 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from sparse_circuits.model.attention import KVCache
+from sparse_circuits.model.contexts import network_of
 from sparse_circuits.model.taps import Record, Replace
-from sparse_circuits.model.transformer import KVCache, SparseTransformer
+from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.sites import match_sites
 
 
 @torch.no_grad()
-def record(model: SparseTransformer, tokens: Int[Tensor, "B T"], sites: str | Iterable[str] = "*") -> dict[str, Tensor]:
-    """Activations of one pass: site name -> Float[B, T, width]. `sites`: full names, globs or a list (METHOD D7)."""
-    names = match_sites(sites, model.config.n_layer)
+def record(model: nn.Module, tokens: Int[Tensor, "B T"], sites: str | Iterable[str] = "*") -> dict[str, Tensor]:
+    """Activations of one pass: site name -> Float[B, T, width]. `sites`: full names, globs or a list (METHOD D7).
+
+    model: what load_model gave, or the transformers class around it.
+    """
+    network = network_of(model)
+    names = match_sites(sites, network.config.n_layer)
     tap = Record(names)
-    model(tokens, tap=tap)
+    network(tokens, tap=tap)
     return {name: tap.acts[name] for name in names}
 
 
 def intervene(
-    model: SparseTransformer,
+    model: nn.Module,
     tokens: Int[Tensor, "B T"],
     replacements: Mapping[str, Tensor | Callable[[Tensor], Tensor]],
 ) -> Float[Tensor, "B T V"]:
@@ -30,8 +36,9 @@ def intervene(
 
     replacements: site name or glob -> function of the activation [B, T, w] (or a tensor) of the same shape.
     """
-    named = {site: value for glob, value in replacements.items() for site in match_sites(glob, model.config.n_layer)}
-    return model(tokens, tap=Replace(named))
+    network = network_of(model)
+    named = {site: value for glob, value in replacements.items() for site in match_sites(glob, network.config.n_layer)}
+    return network(tokens, tap=Replace(named))
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ Shapes: B batch, T tokens, w width of the site (sites.site_widths).
 """
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -34,16 +35,23 @@ class Tap(Protocol):
 
 
 class Record:
-    """Keeps the activation at each of some sites in `acts`, site -> Float[B, T, w]."""
+    """Keeps the activation at each of some sites in `acts`, site -> Float[B, T, w].
 
-    def __init__(self, sites: Collection[str]) -> None:
-        self.sites = frozenset(sites)
+    gradients: whether a later backward pass also leaves the gradient at each site in `grads`, under the same full name.
+    """
+
+    def __init__(self, sites: Collection[str], *, gradients: bool = False) -> None:
+        self.sites, self.gradients = frozenset(sites), gradients
         self.acts: dict[str, Tensor] = {}
+        self.grads: dict[str, Tensor] = {}
 
     def wants(self, site: str) -> bool:
         return site in self.sites
 
     def __call__(self, site: str, x: Tensor) -> Tensor:
+        if self.gradients:
+            x = x if x.requires_grad else x.detach().requires_grad_()  # a model whose weights need no gradient
+            x.register_hook(partial(self.grads.__setitem__, site))
         self.acts[site] = x
         return x
 

@@ -1,120 +1,33 @@
 """The model: a pre-norm GPT-2-style transformer with sparse activations, one forward pass, and a tap at every site.
 
-Per layer (METHOD 1a), K_s = AbsTopK at site s:
-    u = K(RMSNorm(x; g1))              q, k, v = K(W_q u + b_q), K(W_k u + b_k), K(W_v u + b_v)
+Per layer (METHOD 1a, RELEASE_FORMAT 1.5), K_s = AbsTopK at site s, p_t the position's vector:
+    u = K(norm(x; g1))  [concat: beside norm(p_t), before K]
+    q, k, v = K(W_q u + b_q), K(W_k u + b_k), K(W_v u + b_v)
     y = causal softmax attention with a sink logit per head, scale 1/sqrt(d_head)
-    x = x + K(W_o y + b_o)
-    w = K(RMSNorm(x; g2))              h = K(GELU(W_1 w + b_1))              x = x + K(W_2 h + b_2)
-then logits = W_U RMSNorm(x; g_f) + B[token], B the bigram table. No positions. Every analysis is a tap on this pass.
+    x = K(relu?(x + K(W_o y + b_o)))
+    w = K(norm(x; g2))  [concat: the same]       h = K(gelu or relu(W_1 w + b_1))       x = K(relu?(x + K(W_2 h + b_2)))
+from x = E[token] (+ p_t, learned), to logits = W_U norm(x; g_f) + c + B[token], B the bigram table. The paper's model has
+no positions and none of the options in question marks. Every analysis is a tap on this pass.
 
-Shapes: B batch, T tokens, d d_model, H heads, D d_head, A = H * D, M d_mlp, V vocabulary, S keys.
+Shapes: B batch, T tokens, S keys, d d_model, p d_pos_emb, H heads, D d_head, A = H * D, M d_mlp, V vocabulary.
 """
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sparse_circuits.config import Config
 from sparse_circuits.kernels import sink_attention
-from sparse_circuits.model.abs_topk import abs_topk, kept_count
+from sparse_circuits.model.abs_topk import abs_topk
+from sparse_circuits.model.attention import Cache, attention_pattern, token_positions
+from sparse_circuits.model.config import AbsTopKSite, ModelConfig
 from sparse_circuits.model.taps import Tap
-from sparse_circuits.sites import FINAL_SITE, site_widths, split_site, start_sites
-
-AbsTopKSite = Literal["attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_neuron", "mlp_out"]
-ABS_TOPK_SITES: tuple[AbsTopKSite, ...] = (
-    "attn_in",
-    "attn_q",
-    "attn_k",
-    "attn_v",
-    "attn_out",
-    "mlp_in",
-    "mlp_neuron",
-    "mlp_out",
-)
-
-
-class ModelConfig(Config):
-    """Everything that decides the function a model computes; named as in the released configs where they have it."""
-
-    vocab_size: int
-    """V, tokens of the tokenizer."""
-    n_layer: int
-    """L, blocks."""
-    d_model: int
-    """d, residual channels."""
-    n_head: int
-    """H, attention heads per layer."""
-    d_head: int = 16
-    """D, width of one head; n_head * d_head need not equal d_model."""
-    d_mlp: int | None = None
-    """M, hidden neurons per layer; None = 4 * d_model."""
-    block_size: int = 256
-    """T in training, tokens. Without positions longer inputs are allowed."""
-    afrac: float | None = None
-    """Fraction of entries AbsTopK keeps per token and site (METHOD 1a); None = off."""
-    afrac_sites: tuple[AbsTopKSite, ...] = ABS_TOPK_SITES
-    """Places at which AbsTopK acts when afrac is set."""
-    sink: bool = True
-    """A learned sink logit per head (METHOD 1d)."""
-    bigram: bool = True
-    """A table B[token] added to the logits (METHOD 1d)."""
-    norm: Literal["rms"] = "rms"
-    """Kind of norm."""
-    norm_eps: float = 2.0**-23
-    """Added to the mean square before the root (METHOD D9)."""
-    positions: Literal["none"] = "none"
-    """Position embeddings."""
-
-    def model_post_init(self, context: object) -> None:  # noqa: ARG002 (pydantic's signature)
-        for name in ("vocab_size", "n_layer", "d_model", "n_head", "d_head", "block_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, given {getattr(self, name)}")
-        if self.d_mlp is not None and self.d_mlp < 1:
-            raise ValueError(f"d_mlp must be at least 1 or null, given {self.d_mlp}")
-        if self.afrac is not None and not 0 <= self.afrac <= 1:
-            raise ValueError(f"afrac must lie in 0..1 or be null, given {self.afrac}")
-        if not 0 < self.norm_eps < math.inf:
-            raise ValueError(f"norm_eps must be above 0, given {self.norm_eps}")
-
-    @property
-    def d_attn(self) -> int:
-        """A, width of q, k, v over all heads."""
-        return self.n_head * self.d_head
-
-    @property
-    def mlp_width(self) -> int:
-        """M with the default resolved."""
-        return 4 * self.d_model if self.d_mlp is None else self.d_mlp
-
-    @property
-    def widths(self) -> dict[str, int]:
-        """Channels at every site."""
-        return site_widths(self.n_layer, self.d_model, self.d_attn, self.mlp_width)
-
-    def kept(self, place: AbsTopKSite, width: int) -> int:
-        """Entries AbsTopK keeps at a place of that width; the width itself where AbsTopK is off."""
-        return width if self.afrac is None or place not in self.afrac_sites else kept_count(self.afrac, width)
-
-
-class KVCache:
-    """Keys and values of the tokens seen so far, one pair per layer: Float[B, H, S, D] after taps and AbsTopK."""
-
-    def __init__(self) -> None:
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends this pass's keys and values and returns all of them."""
-        if layer in self.layers:
-            old_k, old_v = self.layers[layer]
-            k, v = torch.cat([old_k, k], 2), torch.cat([old_v, v], 2)
-        self.layers[layer] = (k, v)
-        return k, v
+from sparse_circuits.sites import FINAL_SITE, split_site, start_sites
 
 
 class Site:
@@ -132,88 +45,107 @@ class Site:
         return self.tap is not None and self.tap.wants(self.prefix + name)
 
 
-class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * gain."""
+UNHEARD = Site(None)
 
-    def __init__(self, width: int, eps: float) -> None:
+
+class Context:
+    """What the blocks of one pass share beside the residual stream."""
+
+    def __init__(self, positions: Tensor | None = None, real: Tensor | None = None, cache: Cache | None = None) -> None:
+        self.positions = positions
+        """Float[T or B T, p]: concatenated position vectors, raw; every sublayer norms them for itself."""
+        self.real = real
+        """Bool[B, S]: keys that are no padding; None = all."""
+        self.cache = cache
+
+
+class Norm(nn.Module):
+    """RMSNorm x / sqrt(mean(x^2) + eps) * gain; LayerNorm is the same on x - mean(x), plus a bias if configured."""
+
+    def __init__(self, width: int, config: ModelConfig) -> None:
         super().__init__()
+        self.centered, self.eps = config.norm == "layer", config.eps
         self.gain = nn.Parameter(torch.ones(width))
-        self.eps = eps
+        self.bias = nn.Parameter(torch.zeros(width)) if self.centered and config.ln_bias else None
 
-    def forward(self, x: Float[Tensor, "*batch width"], site: Site, name: str) -> Float[Tensor, "*batch width"]:
-        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
-        return x * site(name, scale) * self.gain
+    def forward(self, x: Float[Tensor, "*batch w"], site: Site = UNHEARD, name: str = "") -> Float[Tensor, "*batch w"]:
+        wide = x.float() if x.dtype.itemsize < 4 else x
+        wide = wide - wide.mean(-1, keepdim=True) if self.centered else wide
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        x = (wide * site(name, scale)).to(x.dtype) * self.gain
+        return x if self.bias is None else x + self.bias
 
 
-class Attention(nn.Module):
+class Sublayer(nn.Module):
+    """What attention and MLP share: how they read the residual stream."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.norm = Norm(config.d_model, config)
+        self.pos_norm = None if config.d_pos_emb is None else Norm(config.d_pos_emb, config)
+
+    def read(self, x: Float[Tensor, "B T d"], site: Site, kind: str, context: Context) -> Float[Tensor, "B T d_read"]:
+        """The normed stream, beside it the normed positions, through AbsTopK (over both together)."""
+        u = self.norm(x, site, f"{kind}.norm_scale")
+        if self.pos_norm is not None and context.positions is not None:
+            positions = self.pos_norm(context.positions)
+            u = torch.cat([u, positions.expand(*u.shape[:-1], -1)], -1)
+        return site(f"{kind}.act_in", self.sparse(u, "attn_in" if kind == "attn" else "mlp_in"))
+
+    def sparse(self, x: Float[Tensor, "B T w"], place: AbsTopKSite) -> Float[Tensor, "B T w"]:
+        """AbsTopK as configured for this place."""
+        return abs_topk(x, self.config.kept(place, x.shape[-1]))
+
+
+class Attention(Sublayer):
     """Multi-head causal attention; its result is what the block adds to the residual stream."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        d, width = config.d_model, config.d_attn
-        self.config, self.layer = config, layer
-        self.norm = RMSNorm(d, config.norm_eps)
-        self.c_attn = nn.Linear(d, 3 * width)
-        self.c_proj = nn.Linear(width, d)
+        super().__init__(config)
+        self.layer = layer
+        self.c_attn = nn.Linear(config.d_read, 3 * config.d_attn, bias=config.bias)
+        self.c_proj = nn.Linear(config.d_attn, config.d_model, bias=config.bias)
         self.sink = nn.Parameter(torch.zeros(config.n_head)) if config.sink else None
 
-    def forward(self, x: Float[Tensor, "B T d"], site: Site, cache: KVCache | None) -> Float[Tensor, "B T d"]:
-        config = self.config
-        u = abs_topk(self.norm(x, site, "attn.norm_scale"), config.kept("attn_in", config.d_model))
-        q, k, v = self.c_attn(site("attn.act_in", u)).chunk(3, -1)
-        q = site("attn.q", abs_topk(q, config.kept("attn_q", config.d_attn)))
-        k = site("attn.k", abs_topk(k, config.kept("attn_k", config.d_attn)))
-        v = site("attn.v", abs_topk(v, config.kept("attn_v", config.d_attn)))
-        y = site("attn.y", self.attend(self.heads(q), self.heads(k), self.heads(v), site, cache))
-        return site("attn.resid_delta", abs_topk(self.c_proj(y), config.kept("attn_out", config.d_model)))
+    def forward(self, x: Float[Tensor, "B T d"], site: Site, context: Context) -> Float[Tensor, "B T d"]:
+        q, k, v = self.c_attn(self.read(x, site, "attn", context)).chunk(3, -1)
+        q = site("attn.q", self.sparse(q, "attn_q"))
+        k = site("attn.k", self.sparse(k, "attn_k"))
+        v = site("attn.v", self.sparse(v, "attn_v"))
+        y = site("attn.y", self.attend(self.heads(q), self.heads(k), self.heads(v), site, context))
+        return site("attn.resid_delta", self.sparse(self.c_proj(y), "attn_out"))
 
     def heads(self, x: Float[Tensor, "B T A"]) -> Float[Tensor, "B H T D"]:
         """Splits the width into heads."""
         return x.unflatten(-1, (self.config.n_head, self.config.d_head)).transpose(1, 2)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, cache: KVCache | None) -> Float[Tensor, "B T A"]:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, context: Context) -> Float[Tensor, "B T A"]:
         """Attention over heads; the pattern is formed only where somebody asks for it or no fused kernel serves."""
-        if cache is not None:
-            k, v = cache.extend(self.layer, k, v)
-        whole = q.shape[2] == k.shape[2]  # no earlier tokens in the cache
-        if whole and not site.wanted("attn.pattern") and sink_attention.available(q):
+        if context.cache is not None:
+            k, v = context.cache.extend(self.layer, k, v)
+        plain = q.shape[2] == k.shape[2] and context.real is None  # no earlier tokens in the cache, no padding
+        if plain and not site.wanted("attn.pattern") and sink_attention.available(q):
             y = sink_attention.sink_attention(q, k, v, self.sink)
         else:
-            pattern = site("attn.pattern", attention_pattern(q, k, self.sink))
+            pattern = site("attn.pattern", attention_pattern(q, k, self.sink, context.real))
             y = pattern[..., : k.shape[2]].to(v.dtype) @ v
         return y.transpose(1, 2).flatten(2)
 
 
-def attention_pattern(
-    q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H S D"], sink: Float[Tensor, " H"] | None
-) -> Float[Tensor, "B H T K"]:
-    """Causal attention weights, K = S plus one last column for the sink; the last query sees every key."""
-    tokens, keys = q.shape[2], k.shape[2]
-    scores = q @ k.transpose(-1, -2)
-    scores = (scores.float() if scores.dtype.itemsize < 4 else scores) / math.sqrt(q.shape[-1])
-    visible = torch.ones(tokens, keys, dtype=torch.bool, device=q.device).tril(keys - tokens)
-    scores = scores.masked_fill(~visible, -math.inf)
-    if sink is not None:
-        scores = torch.cat([scores, sink.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)], -1)
-    return scores.softmax(-1)
-
-
-class MLP(nn.Module):
+class MLP(Sublayer):
     """One hidden layer; its result is what the block adds to the residual stream."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.norm = RMSNorm(config.d_model, config.norm_eps)
-        self.c_fc = nn.Linear(config.d_model, config.mlp_width)
-        self.c_proj = nn.Linear(config.mlp_width, config.d_model)
+        super().__init__(config)
+        self.act = F.gelu if config.activation == "gelu" else F.relu
+        self.c_fc = nn.Linear(config.d_read, config.mlp_width, bias=config.bias)
+        self.c_proj = nn.Linear(config.mlp_width, config.d_model, bias=config.bias)
 
-    def forward(self, x: Float[Tensor, "B T d"], site: Site) -> Float[Tensor, "B T d"]:
-        config = self.config
-        w = abs_topk(self.norm(x, site, "mlp.norm_scale"), config.kept("mlp_in", config.d_model))
-        h = F.gelu(site("mlp.pre_act", self.c_fc(site("mlp.act_in", w))))
-        h = site("mlp.post_act", abs_topk(h, config.kept("mlp_neuron", config.mlp_width)))
-        return site("mlp.resid_delta", abs_topk(self.c_proj(h), config.kept("mlp_out", config.d_model)))
+    def forward(self, x: Float[Tensor, "B T d"], site: Site, context: Context) -> Float[Tensor, "B T d"]:
+        h = self.act(site("mlp.pre_act", self.c_fc(self.read(x, site, "mlp", context))))
+        h = site("mlp.post_act", self.sparse(h, "mlp_neuron"))
+        return site("mlp.resid_delta", self.sparse(self.c_proj(h), "mlp_out"))
 
 
 class Block(nn.Module):
@@ -221,17 +153,22 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
+        self.rectified = config.residual_activation == "relu"
         self.attn = Attention(config, layer)
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Float[Tensor, "B T d"], site: Site, cache: KVCache | None, from_mid: bool
+        self, x: Float[Tensor, "B T d"], site: Site, context: Context, from_mid: bool
     ) -> Float[Tensor, "B T d"]:
         if not from_mid:
             x = site("resid_in", x)
-            x = x + self.attn(x, site, cache)
+            x = self.attn.sparse(self.rectify(x + self.attn(x, site, context)), "resid_post_attn")
         x = site("resid_mid", x)
-        return x + self.mlp(x, site)
+        return self.mlp.sparse(self.rectify(x + self.mlp(x, site, context)), "resid_post_mlp")
+
+    def rectify(self, x: Float[Tensor, "B T d"]) -> Float[Tensor, "B T d"]:
+        """The residual stream's own nonlinearity, where the config asks for one."""
+        return F.relu(x) if self.rectified else x
 
 
 class SparseTransformer(nn.Module):
@@ -242,11 +179,23 @@ class SparseTransformer(nn.Module):
         self.config = config
         self.source: Path | None = None
         """Folder it was loaded from; its reference values and tokenizer lie there."""
-        self.embed = nn.Embedding(config.vocab_size, config.d_model)
+        self.released: Mapping[str, Any] | None = None
+        """The config file of the released layout it came from, word for word; kept for export (RELEASE_FORMAT 1.2)."""
+        vocabulary, d = config.vocab_size, config.d_model
+        self.embed = nn.Embedding(vocabulary, d)
+        self.positions = None
+        if config.positions != "none":
+            self.positions = nn.Embedding(config.block_size, config.d_pos_emb or d)
+            self.positions.requires_grad_(not config.sinusoidal_positions)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.final_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.unembed = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        self.bigram = nn.Embedding(config.vocab_size, config.vocab_size) if config.bigram else None
+        self.final_norm = Norm(d, config)
+        self.unembed = nn.Linear(d, vocabulary, bias=False)
+        if config.tied_unembed:
+            self.unembed.weight = self.embed.weight
+        self.register_buffer("logits_bias", torch.zeros(vocabulary) if config.logits_bias else None)
+        self.bigram = None
+        if config.bigram:
+            self.bigram = nn.Embedding(vocabulary, vocabulary).requires_grad_(config.learnable_bigram)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -259,7 +208,9 @@ class SparseTransformer(nn.Module):
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name == "bigram.weight":
-                    parameter.uniform_(0, 0.02, generator=generator)
+                    parameter.uniform_(0, 0.02 if self.config.learnable_bigram else 0.0, generator=generator)
+                elif name == "positions.weight" and self.config.sinusoidal_positions:
+                    parameter.copy_(sinusoids(*parameter.shape))
                 elif parameter.dim() > 1:
                     shrink = math.sqrt(2 * self.config.n_layer) if "c_proj" in name else 1.0
                     parameter.normal_(0, 0.02 / shrink, generator=generator)
@@ -274,7 +225,8 @@ class SparseTransformer(nn.Module):
         start: tuple[str, Float[Tensor, "B T d"]] | None = None,
         *,
         logits_at: Int[Tensor, " B"] | None = None,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
+        attention_mask: Int[Tensor, "B S"] | None = None,
         weights: Mapping[str, Tensor] | None = None,
     ) -> Float[Tensor, "B T_out V"]:
         """Logits of the next token.
@@ -283,37 +235,45 @@ class SparseTransformer(nn.Module):
         start: (residual site, its activation); the pass is entered there, before the tap of that site.
         logits_at: position per row; logits are then formed there only and T_out = 1.
         cache: keys and values of earlier tokens, extended in place.
+        attention_mask: 1 for tokens, 0 for padding, over cached and given tokens; no token sees padding or counts its place.
         weights: parameters to use instead of the model's own for this pass (METHOD D13), by name.
-        Raises ValueError for token ids outside the vocabulary, an unknown start site, and misshapen or unknown inputs.
+        Raises ValueError for token ids outside the vocabulary, an unknown start site, more tokens than there are positions,
+        and misshapen or unknown inputs.
         """
+        given = {"start": start, "logits_at": logits_at, "cache": cache, "attention_mask": attention_mask}
         if weights is not None:
             self._check_weights(weights)
-            keywords = {"tap": tap, "start": start, "logits_at": logits_at, "cache": cache}
-            return torch.func.functional_call(self, dict(weights), (tokens,), keywords)
+            return torch.func.functional_call(self, dict(weights), (tokens,), {"tap": tap, **given})
         if logits_at is not None and logits_at.shape != tokens.shape[:1]:
-            given, rows = list(logits_at.shape), len(tokens)
-            raise ValueError(f"logits_at has shape {given}; allowed: [{rows}], one position per row of tokens")
-        first, x = self._enter(tokens, tap, start)
+            found, rows = list(logits_at.shape), len(tokens)
+            raise ValueError(f"logits_at has shape {found}; allowed: [{rows}], one position per row of tokens")
+        self._check_tokens(tokens)
+        seen = 0 if cache is None else cache.length
+        real = self._real(tokens, attention_mask, seen)
+        positions = self._positions(tokens, seen, real)
+        context = Context(positions if self.config.positions == "concat" else None, real, cache)
+        first, x = self._enter(tokens, positions, tap, start)
         for layer, block in enumerate(self.blocks):
             if layer >= first[0]:
-                x = block(x, Site(tap, f"{layer}."), cache, from_mid=first == (layer, "resid_mid"))
+                x = block(x, Site(tap, f"{layer}."), context, from_mid=first == (layer, "resid_mid"))
         site = Site(tap)
         x = self.final_norm(site(FINAL_SITE, x), site, "final_norm_scale")
         if logits_at is not None:
             rows = torch.arange(len(tokens), device=tokens.device)
             x, tokens = x[rows, logits_at].unsqueeze(1), tokens[rows, logits_at].unsqueeze(1)
         logits = self.unembed(x)
-        return logits if self.bigram is None else logits + self.bigram(tokens)
+        logits = logits if self.logits_bias is None else logits + self.logits_bias
+        if self.bigram is None and not site.wanted("bigram"):
+            return logits
+        return logits + site("bigram", torch.zeros_like(logits) if self.bigram is None else self.bigram(tokens))
 
     def _enter(
-        self, tokens: Tensor, tap: Tap | None, start: tuple[str, Tensor] | None
+        self, tokens: Tensor, positions: Tensor | None, tap: Tap | None, start: tuple[str, Tensor] | None
     ) -> tuple[tuple[int, str], Tensor]:
         """Where the pass begins, (layer, residual site), and the residual stream there."""
-        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.config.vocab_size:
-            span, last = f"{int(tokens.min())}..{int(tokens.max())}", self.config.vocab_size - 1
-            raise ValueError(f"token ids {span} do not fit the model's vocabulary 0..{last}; check the tokenizer")
         if start is None:
-            return (0, "resid_in"), Site(tap)("embed", self.embed(tokens))
+            x = Site(tap)("embed", self.embed(tokens))
+            return (0, "resid_in"), x + positions if self.config.positions == "learned" and positions is not None else x
         name, x = start
         if name not in start_sites(self.config.n_layer):
             raise ValueError(f"cannot start at {name!r}; allowed: {', '.join(start_sites(self.config.n_layer))}")
@@ -323,6 +283,34 @@ class SparseTransformer(nn.Module):
         layer, place = split_site(name)
         return (self.config.n_layer if layer is None else layer, place), x
 
+    def _check_tokens(self, tokens: Tensor) -> None:
+        if torch.compiler.is_compiling() or not tokens.numel():
+            return
+        if not 0 <= int(tokens.min()) <= int(tokens.max()) < self.config.vocab_size:
+            span, last = f"{int(tokens.min())}..{int(tokens.max())}", self.config.vocab_size - 1
+            raise ValueError(f"token ids {span} do not fit the model's vocabulary 0..{last}; check the tokenizer")
+
+    def _real(self, tokens: Tensor, attention_mask: Tensor | None, seen: int) -> Tensor | None:
+        """Which keys are tokens, Bool[B, S]; None where all are."""
+        if attention_mask is None:
+            return None
+        allowed = [len(tokens), seen + tokens.shape[1]]
+        if list(attention_mask.shape) != allowed:
+            raise ValueError(
+                f"attention_mask has shape {list(attention_mask.shape)}; allowed: {allowed}, cached tokens included"
+            )
+        real = attention_mask.bool()
+        return real if torch.compiler.is_compiling() or not bool(real.all()) else None
+
+    def _positions(self, tokens: Tensor, seen: int, real: Tensor | None) -> Tensor | None:
+        """Vectors of the tokens' positions, Float[T or B T, d or p]; None for a model without."""
+        if self.positions is None:
+            return None
+        length, allowed = seen + tokens.shape[1], self.config.block_size
+        if length > allowed:
+            raise ValueError(f"{length} tokens are more than this model has positions for; allowed: up to {allowed}")
+        return self.positions(token_positions(tokens, seen, real))
+
     def _check_weights(self, weights: Mapping[str, Tensor]) -> None:
         own = dict(self.named_parameters())
         for name, value in weights.items():
@@ -330,3 +318,12 @@ class SparseTransformer(nn.Module):
                 raise ValueError(f"no weight {name!r} in this model; allowed: {', '.join(own)}")
             if value.shape != own[name].shape:
                 raise ValueError(f"weight {name} has shape {list(value.shape)}; allowed: {list(own[name].shape)}")
+
+
+def sinusoids(length: int, width: int) -> Float[Tensor, "length width"]:
+    """Starting values of concatenated positions: [sin | cos] of periods log-spaced from 4 to `length` (RELEASE_FORMAT 1.8)."""
+    half = max(1, width // 2)
+    periods = torch.logspace(math.log10(4), math.log10(max(4, length)), half, dtype=torch.float64)
+    angles = 2 * math.pi * torch.arange(length, dtype=torch.float64)[:, None] / periods
+    waves = torch.cat([angles.sin(), angles.cos()], -1)[:, :width]
+    return F.pad(waves, (0, width - waves.shape[1])).float()

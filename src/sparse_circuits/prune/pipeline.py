@@ -123,12 +123,20 @@ def prune_seeds(
 
 
 def best(circuits: Sequence[Circuit]) -> Circuit:
-    """The smallest circuit among those that meet the target on validation: fewest nodes, then edges, then loss."""
-    return min(circuits, key=lambda c: (_choice_loss(c) > c.target_loss, len(c.nodes), len(c.edges), _choice_loss(c)))
+    """The smallest circuit among those that meet the target on validation: fewest nodes, then edges, then loss.
 
+    Raises ValueError for an imported circuit, which has no validation loss.
+    """
 
-def _choice_loss(circuit: Circuit) -> float:
-    return (circuit.loss if circuit.target_on == "loss" else circuit.calibrated_loss).val
+    def rank(circuit: Circuit) -> tuple[bool, int, int, float]:
+        losses = circuit.loss if circuit.target_on == "loss" else circuit.calibrated_loss
+        if losses is None or circuit.target_loss is None:
+            raise ValueError(
+                f"the circuit of {circuit.task} has no validation loss or target; give circuits that were pruned here"
+            )
+        return losses.val > circuit.target_loss, len(circuit.nodes), len(circuit.edges), losses.val
+
+    return min(circuits, key=rank)
 
 
 def _prepare(

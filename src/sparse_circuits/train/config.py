@@ -3,7 +3,7 @@
 from typing import Literal
 
 from sparse_circuits.config import Config
-from sparse_circuits.model.transformer import ModelConfig
+from sparse_circuits.model.config import ModelConfig
 from sparse_circuits.train.optimizer import OptimizerConfig
 from sparse_circuits.train.sparsity import SparsityConfig
 

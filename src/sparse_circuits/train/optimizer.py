@@ -71,9 +71,10 @@ class SparseAdam:
     def __init__(self, model: nn.Module, config: OptimizerConfig, sparsity: SparsityConfig) -> None:
         self.model, self.config, self.sparsity = model, config, sparsity
         self.rules = rules(model, sparsity)
-        self.names = [name for name, _ in model.named_parameters()]
-        self.adam = torch.optim.Adam(model.parameters(), lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
-        self.decayed = [p for name, p in model.named_parameters() if p.dim() > 1 and name != "bigram.weight"]
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.names = list(trained)
+        self.adam = torch.optim.Adam(trained.values(), lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+        self.decayed = [p for name, p in trained.items() if p.dim() > 1 and name != "bigram.weight"]
 
     def step(self, step: int, steps: int) -> tuple[float, Tensor]:
         """Update number `step` (1..steps) from the gradients present. Returns (learning rate, RMS of the gradients)."""

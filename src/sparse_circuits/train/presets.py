@@ -6,7 +6,7 @@ dense twin `NAME-dense` of the same shape: f = 1, AbsTopK off, lr * sqrt(f).
 
 import math
 
-from sparse_circuits.model.transformer import ModelConfig
+from sparse_circuits.model.config import ModelConfig
 from sparse_circuits.train.config import TrainConfig
 from sparse_circuits.train.optimizer import OptimizerConfig
 from sparse_circuits.train.sparsity import SparsityConfig

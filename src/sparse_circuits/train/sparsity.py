@@ -109,14 +109,21 @@ def rules(model: nn.Module, config: SparsityConfig) -> tuple[Rule, ...]:
     found = []
     for name, tensor in model.named_parameters():
         is_embed = name in ("embed.weight", "unembed.weight")
-        is_bias = name.endswith(".bias")
-        if name == "bigram.weight" or not (tensor.dim() == 2 or (is_bias and config.biases)):
+        is_bias = tensor.dim() == 1
+        if not sparsifiable(name, tensor) or not tensor.requires_grad or (is_bias and not config.biases):
             continue
-        protect = 0 if is_bias else config.min_alive_embed if is_embed else config.min_alive
+        unprotected = is_bias or name == "positions.weight"
+        protect = 0 if unprotected else config.min_alive_embed if is_embed else config.min_alive
         rule = Rule(name=name, is_embed=is_embed, protect=protect, axis="column" if "c_proj" in name else "row")
         _check_fits(rule, tensor, config)
         found.append(rule)
     return tuple(found)
+
+
+def sparsifiable(name: str, tensor: Tensor) -> bool:
+    """Whether sparsity concerns a parameter: matrices and biases, not norms, sink logits and the bigram table."""
+    is_bias = name.endswith(".bias") and "norm" not in name
+    return name != "bigram.weight" and (tensor.dim() == 2 or is_bias)
 
 
 def _check_fits(rule: Rule, tensor: Tensor, config: SparsityConfig) -> None:
@@ -176,7 +183,5 @@ def reference_top_k(w: Tensor, protected: Tensor | None, k: int) -> Bool[Tensor,
 
 def nonzeros(model: nn.Module) -> tuple[int, int]:
     """(nonzero, all) entries of the tensors that sparsity concerns: weight matrices and biases without the bigram table."""
-    concerned = [
-        w for name, w in model.named_parameters() if (w.dim() == 2 or name.endswith("bias")) and name != "bigram.weight"
-    ]
+    concerned = [w for name, w in model.named_parameters() if sparsifiable(name, w)]
     return sum(int(w.count_nonzero()) for w in concerned), sum(w.numel() for w in concerned)

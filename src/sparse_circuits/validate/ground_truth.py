@@ -30,10 +30,11 @@ from sparse_circuits.circuit.edges import find_edges
 from sparse_circuits.circuit.evaluate import MaskScorer
 from sparse_circuits.data.tokenizer import encode, end_id, train_tokenizer, vocab_size
 from sparse_circuits.files import json_hash
+from sparse_circuits.model.config import ModelConfig
 from sparse_circuits.model.edge_weights import SitePair, site_biases, site_pairs
 from sparse_circuits.model.folder import model_hash
 from sparse_circuits.model.taps import Record
-from sparse_circuits.model.transformer import ModelConfig, SparseTransformer
+from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.prune.mask import NodeLayout
 from sparse_circuits.sites import FINAL_SITE, Edge, Node, node_sites, split_site
 from sparse_circuits.tasks.pairs import Pair, Pairs

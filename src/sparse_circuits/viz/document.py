@@ -2,7 +2,7 @@
 
 It is the contract between Python and what draws: the page (assets/*.js), the terminal report, the server. They show
 what is here and compute nothing about the model. Nodes are referred to by their index in `nodes`. A number that is not
-finite becomes null, so the JSON is valid everywhere; activations keep five significant digits.
+finite, or that an imported circuit does not say, is null; activations keep five significant digits.
 """
 
 import math
@@ -29,9 +29,9 @@ Rows = tuple[tuple[float | None, ...], ...]
 class Losses(Config):
     """Task loss per split, nats."""
 
-    train: float | None
-    val: float | None
-    test: float | None
+    train: float | None = None
+    val: float | None = None
+    test: float | None = None
 
 
 class Header(Config):
@@ -42,7 +42,7 @@ class Header(Config):
     """What the task asks, in words."""
     determined_by: str
     """How the prompt determines the answer."""
-    origins: dict[str, tuple[str, str]]
+    origins: dict[str, tuple[str, str | None]]
     """model, task, tokenizer -> (where, sha256)."""
     n_layer: int
     d_head: int
@@ -52,22 +52,24 @@ class Header(Config):
     model_loss: Losses
     empty_loss: float | None
     accuracy: float | None
-    target_loss: float
+    published_loss: dict[str, float | None] | None
+    """circuit, model -> the loss an imported circuit came with, nats; on which prompts is not said."""
+    target_loss: float | None
     target_on: Literal["loss", "calibrated"]
-    met_target: bool
-    ablation: str
+    met_target: bool | None
+    ablation: str | None
     loss_kind: str
     calibration_scale: float | None
     calibration_shift: float | None
     nodes: int
     nodes_total: int
     edges: int
-    edges_embed: int
-    edges_unembed: int
+    edges_embed: int | None
+    edges_unembed: int | None
     edges_bias: int
-    constant_nodes: int
-    stranded_nodes: int
-    seed: int
+    constant_nodes: int | None
+    stranded_nodes: int | None
+    seed: int | None
     reference: dict[str, Any]
     recipe: dict[str, Any]
 
@@ -86,8 +88,8 @@ class NodeView(Config):
     """Attention head of a q, k or v channel."""
     effect: float | None
     """Rise of the validation loss when only this node is ablated, nats; None where it was not measured."""
-    constant: bool
-    stranded: bool
+    constant: bool | None
+    stranded: bool | None
     bias: float | None
     """None where the site has no bias."""
     ablation_value: float | None
@@ -98,11 +100,11 @@ class NodeView(Config):
 
 
 class EdgeView(Config):
-    """A nonzero weight between two kept nodes."""
+    """A nonzero weight between two kept nodes; null in a circuit imported without its model."""
 
     source: int
     target: int
-    weight: float
+    weight: float | None
 
 
 class TokenEdgeView(Config):
@@ -216,8 +218,8 @@ def build_document(
         header=_header(circuit, model, task),
         nodes=_nodes(circuit, model, heat),
         edges=tuple(EdgeView(source=index[a], target=index[b], weight=weight) for a, b, weight in circuit.edges),
-        embed=_token_edges(circuit.edges_embed, index, tokenizer),
-        unembed=_token_edges(circuit.edges_unembed, index, tokenizer),
+        embed=_token_edges(circuit.edges_embed or (), index, tokenizer),
+        unembed=_token_edges(circuit.edges_unembed or (), index, tokenizer),
         links=links(residual_links(model.config.n_layer, circuit.nodes)),
         shared=links(_shared_reads(circuit)),
         sites=_site_counts(circuit, model),
@@ -232,7 +234,7 @@ def build_document(
 
 def _shared_reads(circuit: Circuit) -> tuple[tuple[Node, Node], ...]:
     """(first reader, later reader) of channels that embedding entries write; those are listed at the first."""
-    first = {edge.node.channel: edge.node for edge in circuit.edges_embed}
+    first = {edge.node.channel: edge.node for edge in circuit.edges_embed or ()}
     later = (node for node in circuit.nodes if node.site.endswith("act_in") or node.site == FINAL_SITE)
     return tuple((first[node.channel], node) for node in later if first.get(node.channel, node) != node)
 
@@ -242,14 +244,14 @@ def _header(circuit: Circuit, model: SparseTransformer, task: Task) -> Header:
     counted = ("nodes", "edges", "edges_embed", "edges_unembed", "edges_bias", "constant_nodes", "stranded_nodes")
     origins = {"model": circuit.model, "task": circuit.task_origin, "tokenizer": circuit.tokenizer}
     fields: dict[str, Any] = {name: getattr(circuit, name) for name in same}
-    fields |= {name: len(getattr(circuit, name)) for name in counted}
-    for name in ("loss", "calibrated_loss", "model_loss"):
-        fields[name] = Losses(**{split: _finite(loss) for split, loss in vars(getattr(circuit, name)).items()})
-    fields |= {name: _finite(getattr(circuit, name)) for name in ("empty_loss", "accuracy")}
-    fields |= {name: _plain(getattr(circuit, name)) for name in ("reference", "recipe")}
-    fitted = circuit.calibration
+    fields |= {name: None if (held := getattr(circuit, name)) is None else len(held) for name in counted}
+    measured = {name: getattr(circuit, name) or Losses() for name in ("loss", "calibrated_loss", "model_loss")}
+    fields |= {name: Losses(**_plain(vars(held))) for name, held in measured.items()}
+    fields |= {name: _plain(getattr(circuit, name)) for name in ("empty_loss", "accuracy", "reference", "recipe")}
+    fitted, published = circuit.calibration, circuit.published_loss
     return Header(
         **fields,
+        published_loss=None if published is None else _plain(vars(published)),
         statement=task.statement,
         determined_by=task.determined_by,
         origins={name: (origin.where, origin.hash) for name, origin in origins.items()},
@@ -261,9 +263,8 @@ def _header(circuit: Circuit, model: SparseTransformer, task: Task) -> Header:
 
 
 def _nodes(circuit: Circuit, model: SparseTransformer, heat: TaskHeat) -> tuple[NodeView, ...]:
-    effects = circuit.node_effects or (math.nan,) * len(circuit.nodes)
-    biases, values = site_biases(model), circuit.values
-    constant, stranded = set(circuit.constant_nodes), set(circuit.stranded_nodes)
+    effects, biases = circuit.node_effects or (math.nan,) * len(circuit.nodes), site_biases(model)
+    values, constant, stranded = circuit.values, circuit.constant_nodes, circuit.stranded_nodes
 
     def view(node: Node, effect: float, warmth: NodeHeat) -> NodeView:
         layer, kind = split_site(node.site)
@@ -275,8 +276,8 @@ def _nodes(circuit: Circuit, model: SparseTransformer, heat: TaskHeat) -> tuple[
             channel=node.channel,
             head=head_of(node, model.config.d_head),
             effect=_finite(effect),
-            constant=node in constant,
-            stranded=node in stranded,
+            constant=None if constant is None else node in constant,
+            stranded=None if stranded is None else node in stranded,
             bias=_finite(float(biases[node.site][node.channel])) if node.site in biases else None,
             ablation_value=None if values is None else _finite(float(values[node.site][node.channel])),
             heat_model=tuple(_row(x) for x in warmth.model),
@@ -287,11 +288,10 @@ def _nodes(circuit: Circuit, model: SparseTransformer, heat: TaskHeat) -> tuple[
 
 
 def _token_edges(edges: Iterable[TokenEdge], index: Mapping[Node, int], tokenizer: Any) -> tuple[TokenEdgeView, ...]:
-    def view(edge: TokenEdge) -> TokenEdgeView:
-        text = token_text(tokenizer, edge.token)
-        return TokenEdgeView(token=edge.token, text=text, node=index[edge.node], weight=edge.weight)
-
-    return tuple(view(edge) for edge in edges)
+    return tuple(
+        TokenEdgeView(token=e.token, text=token_text(tokenizer, e.token), node=index[e.node], weight=e.weight)
+        for e in edges
+    )
 
 
 def _site_counts(circuit: Circuit, model: SparseTransformer) -> tuple[SiteCount, ...]:

@@ -13,6 +13,7 @@ from rich.text import Text
 from sparse_circuits.viz.document import Document, Header, NodeView
 
 WIDTH = 110
+UNKNOWN = "not published"
 
 
 def render_text(document: Document, *, width: int = WIDTH, node_limit: int | None = 40) -> str:
@@ -31,11 +32,13 @@ def render(document: Document, *, node_limit: int | None = 40) -> RenderableType
 
 
 def _title(header: Header) -> Text:
-    met = "met" if header.met_target else "MISSED"
-    title = Text.assemble(
-        (header.task, "bold"), "  ", (f"target {met}", "bold green" if header.met_target else "bold red")
-    )
-    return title.append(f"\n{header.statement}\n")
+    verdicts = {True: ("met", "bold green"), False: ("MISSED", "bold red"), None: (UNKNOWN, "bold")}
+    met, style = verdicts[header.met_target]
+    title = Text.assemble((header.task, "bold"), "  ", (f"target {met}", style), f"\n{header.statement}\n")
+    if header.published_loss is not None:
+        circuit, model = (_number(header.published_loss[name]) for name in ("circuit", "model"))
+        title.append(f"published loss {circuit} nats, full model {model} (on which prompts is not said)\n")
+    return title
 
 
 def _numbers(header: Header) -> Table:
@@ -44,11 +47,14 @@ def _numbers(header: Header) -> Table:
     for split in ("train", "val", "test"):
         table.add_column(split, justify="right")
     rows = {"circuit": header.loss, "calibrated": header.calibrated_loss, "full model": header.model_loss}
+    unknown = "-" if header.published_loss is None else UNKNOWN
     for name, losses in rows.items():
-        table.add_row(name, _number(losses.train), _number(losses.val), _number(losses.test))
-    table.add_row("empty circuit", "", "", _number(header.empty_loss))
+        known = {losses.train, losses.val, losses.test} != {None}
+        first = (_number(losses.train), _number(losses.val)) if known else ("", "")
+        table.add_row(name, *first, _number(losses.test, unknown))
+    table.add_row("empty circuit", "", "", _number(header.empty_loss, unknown))
     measured = "loss" if header.target_on == "loss" else "calibrated loss"
-    table.add_row(f"target ({measured})", "", "", _number(header.target_loss))
+    table.add_row(f"target ({measured})", "", "", _number(header.target_loss, unknown))
     return table
 
 
@@ -60,8 +66,9 @@ def _places(document: Document) -> Table:
         edges[matrix.source.partition(".")[0]] += matrix.edges
     kept = {(site.layer, site.kind): site.nodes for site in document.sites}
     header = document.header
-    beside = f"{header.edges_embed} embed, {header.edges_unembed} unembed, {header.edges_bias} bias beside them"
-    title = f"\n{header.nodes} of {header.nodes_total} nodes, {header.edges} edges ({beside})"
+    counts = {"embed": header.edges_embed, "unembed": header.edges_unembed, "bias": header.edges_bias}
+    beside = ", ".join(f"{name} {UNKNOWN}" if n is None else f"{n} {name}" for name, n in counts.items())
+    title = f"\n{header.nodes} of {header.nodes_total} nodes, {header.edges} edges ({beside} beside them)"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("layer")
     for name in (*(kind.replace(".", "\n") for kind in kinds), "edges"):
@@ -98,5 +105,5 @@ def _marks(node: NodeView) -> str:
     return ", ".join(name for name, given in (("constant", node.constant), ("stranded", node.stranded)) if given)
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _number(value: float | None, unknown: str = "-") -> str:
+    return unknown if value is None else f"{value:.4g}"

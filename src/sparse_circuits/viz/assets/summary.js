@@ -20,6 +20,10 @@ function percent(part, whole) {
 }
 
 function verdict(header) {
+  if (header.met_target === null) {
+    const claimed = header.published_loss ? `published loss ${num(header.published_loss.circuit)} (prompts not said), ` : "";
+    return h("p", { class: "verdict" }, h("strong", null, "imported"), h("span", null, `${claimed}target not published`));
+  }
   const name = header.target_on === "loss" ? "test loss" : "calibrated test loss";
   const loss = header.target_on === "loss" ? header.loss.test : header.calibrated_loss.test;
   const text = header.met_target ? "met target" : "missed target";
@@ -34,12 +38,16 @@ function verdict(header) {
 
 function tiles(header) {
   const losses = `train ${num(header.loss.train)} · val ${num(header.loss.val)}`;
-  const links = `${header.edges_embed} embed · ${header.edges_unembed} unembed · ${header.edges_bias} bias`;
+  const counts = { embed: header.edges_embed, unembed: header.edges_unembed, bias: header.edges_bias };
+  const links = Object.entries(counts)
+    .map(([name, count]) => (count === null ? `${name} not published` : `${count} ${name}`))
+    .join(" · ");
+  const quality = header.met_target === null ? "" : header.met_target ? "good" : "bad";
   const accuracy = header.accuracy === null ? "–" : `${num(100 * header.accuracy, 3)}%`;
   return h(
     "dl",
     { class: "tiles" },
-    tile("circuit loss (test)", num(header.loss.test), losses, header.met_target ? "good" : "bad"),
+    tile("circuit loss (test)", num(header.loss.test), losses, quality),
     tile(
       "calibrated loss",
       num(header.calibrated_loss.test),
@@ -83,7 +91,7 @@ export function showSummary(place) {
       h("span", null, `model ${model}`),
       completions(),
       h("span", null, `${header.loss_kind} loss in nats`),
-      h("span", null, `${header.ablation} ablation`),
+      header.ablation ? h("span", null, `${header.ablation} ablation`) : null,
       header.constant_nodes ? h("span", null, plural(header.constant_nodes, "constant node")) : null,
       header.stranded_nodes ? h("span", null, plural(header.stranded_nodes, "stranded node")) : null,
     ),

@@ -1,0 +1,135 @@
+"""Import, export and upload: one model, three layouts, and always the tokenizer and a card beside it.
+
+import: any layout (or a released name, or a Hub repo) -> our own model folder.
+export: any model -> the released layout, the transformers layout, or our own.
+push:   a folder to the Hub, through the Hub's own library; only ever when asked.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from sparse_circuits.data.tokenizer import save_tokenizer, tokenizer_hash, vocab_size
+from sparse_circuits.files import check_replaceable, new_folder, write_bytes
+from sparse_circuits.hub.card import TRAINING_FILE, write_card
+from sparse_circuits.hub.layouts import write_released, write_transformers
+from sparse_circuits.hub.load import load_model, load_tokenizer
+from sparse_circuits.log import SILENT, Progress
+from sparse_circuits.model.folder import save_model
+from sparse_circuits.model.transformer import SparseTransformer
+
+ExportLayout = Literal["own", "released", "transformers"]
+LAYOUTS: tuple[ExportLayout, ...] = get_args(ExportLayout)
+REFERENCE_FILE = "reference.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What an import or export made."""
+
+    path: str
+    bytes: int
+    """Size of all files."""
+    layout: ExportLayout
+    tokenizer: bool
+    """Whether a tokenizer was found and written beside the model."""
+
+
+def import_model(where: str | Path, out: str | Path, *, verify: bool = True, progress: Progress = SILENT) -> Written:
+    """Any model that `load_model` reads -> our own folder at `out`. Raises ValueError, one line, OSError."""
+    return export_model(where, "own", out, verify=verify, progress=progress)
+
+
+def export_model(
+    where: str | Path | SparseTransformer,
+    to: ExportLayout | str,
+    out: str | Path,
+    *,
+    tokenizer: Any = None,
+    licence: str = "apache-2.0",
+    verify: bool = True,
+    progress: Progress = SILENT,
+) -> Written:
+    """Writes a model (or what lies at a path) in another layout into a new folder, whole or not at all.
+
+    tokenizer: None = the one beside the model, if any. licence: for the card.
+    Raises ValueError, one line, for an unknown layout, a folder in use, an option that the layout cannot express.
+    """
+    layout = next((name for name in LAYOUTS if name == to), None)
+    if layout is None:
+        raise ValueError(f"unknown layout {to!r}; allowed: {', '.join(LAYOUTS)}")
+    kind = "model" if to == "own" else "export"
+    check_replaceable(out, kind)
+    if isinstance(where, SparseTransformer):
+        model = where
+    else:
+        model = load_model(where, verify=verify, dtype=None, progress=progress)
+        tokenizer = find_tokenizer(where, model, progress) if tokenizer is None else tokenizer
+    with new_folder(out, kind) as draft:
+        hashed = None if tokenizer is None else tokenizer_hash(tokenizer)
+        if to == "own":
+            save_model(model, draft, hashed)
+            _copy_beside(model, draft)
+        elif to == "released":
+            write_released(model, draft, hashed)
+        else:
+            write_transformers(model, draft, hashed)
+        if tokenizer is not None:
+            save_tokenizer(tokenizer, draft)
+        write_card(model, draft, layout, name=Path(out).name, licence=licence, has_tokenizer=tokenizer is not None)
+    size = sum(file.stat().st_size for file in Path(out).rglob("*") if file.is_file())
+    return Written(path=str(out), bytes=size, layout=layout, tokenizer=tokenizer is not None)
+
+
+def find_tokenizer(where: str | Path, model: SparseTransformer, progress: Progress) -> Any:
+    """The tokenizer beside a model, None if there is none. Raises ValueError if it is of another vocabulary."""
+    try:
+        found = load_tokenizer(where, progress=progress)
+    except ValueError as error:
+        progress.say(f"no tokenizer taken along: {error}")
+        return None
+    if vocab_size(found) != model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer beside {where} has {vocab_size(found)} tokens, the model {model.config.vocab_size}; "
+            "put the right one there, or take it away"
+        )
+    return found
+
+
+def _copy_beside(model: SparseTransformer, draft: Path) -> None:
+    """What a folder of ours holds beside the weights, when the model came from one."""
+    for name in (TRAINING_FILE, REFERENCE_FILE):
+        if model.source is not None and (model.source / name).is_file():
+            write_bytes(draft / name, (model.source / name).read_bytes())
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    **commit: Any,
+) -> str:
+    """Uploads a folder to a Hub repo (made if needed) in one commit; returns its address.
+
+    commit: options of the Hub's `upload_folder` (commit_message, commit_description, revision, create_pr).
+    Raises ValueError, one line, if the Hub refuses or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    where = Path(folder)
+    if not any((where / name).is_file() for name in ("config.json", "beeg_config.json")):
+        raise ValueError(f"{where} holds no model; export one first")
+    api = HfApi(token=token)
+    try:
+        made = api.create_repo(repo_id, private=private, exist_ok=True)
+        options = {"commit_message": f"Upload {repo_id}", **{key: value for key, value in commit.items() if value}}
+        done = api.upload_folder(repo_id=made.repo_id, folder_path=where, **options)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{where} was not uploaded to {repo_id} ({reason}); log in with `hf auth login` and try again"
+        ) from None
+    return str(done.commit_url)

@@ -1,0 +1,296 @@
+"""The transformers classes: a thin case around the one model, for `generate`, pipelines and everything that expects them.
+
+`SparseCircuitsForCausalLM` (our folders) and `CircuitGPTForCausalLM` (the released ones) hold a `SparseTransformer` as
+`circuit_model` and add nothing to its function. Loading and saving go through hub.load and hub.layouts, so the checks are the
+same and nothing ever loads as random weights. `import sparse_circuits` registers both with the Auto classes
+(hub.registration).
+
+Shapes: B batch, T tokens, S keys (cached ones included), V vocabulary.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from sparse_circuits.hub.card import write_card
+from sparse_circuits.hub.hf_config import CircuitGPTConfig, SparseCircuitsConfig, shapes
+from sparse_circuits.hub.hf_inputs import check_positions, dtype_of, one_device, refuse_unknown
+from sparse_circuits.hub.io import push_folder
+from sparse_circuits.hub.layouts import write_transformers
+from sparse_circuits.hub.load import load_model, locate_repo, model_folder
+from sparse_circuits.hub.released import read_config, write_config
+from sparse_circuits.model.config import ModelConfig
+from sparse_circuits.model.folder import save_model
+from sparse_circuits.model.taps import Chain, Record, Replace, Tap
+from sparse_circuits.model.transformer import SparseTransformer
+from sparse_circuits.sites import match_sites
+
+PLAIN_ATTENTION = (None, "eager", "sdpa")
+IGNORED = (
+    "_commit_hash",
+    "_from_auto",
+    "_from_pipeline",
+    "adapter_kwargs",
+    "attn_implementation",
+    "low_cpu_mem_usage",
+    "trust_remote_code",
+    "use_safetensors",
+    "weights_only",
+)
+"""Arguments of `from_pretrained` that have one possible meaning here."""
+
+
+@dataclass
+class SparseCircuitsOutput(CausalLMOutputWithPast):
+    """Adds the activations asked for by `output_activations`."""
+
+    activations: dict[str, Tensor] | None = None
+    """Site name -> Float[B, T, w]."""
+
+
+class SparseCircuitsForCausalLM(PreTrainedModel, GenerationMixin):
+    """A SparseTransformer (`circuit_model`) as transformers expects a language model."""
+
+    config_class: type[SparseCircuitsConfig] = SparseCircuitsConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    base_model_prefix = "circuit_model"
+    main_input_name = "input_ids"
+    _supports_sdpa = True
+    _no_split_modules = ["Block"]
+
+    def __init__(self, config: SparseCircuitsConfig, network: SparseTransformer | None = None) -> None:
+        super().__init__(config)
+        self.circuit_model = SparseTransformer(config.model_config()).initialize(0) if network is None else network
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing: the network draws its own (METHOD 1a, Init), or holds loaded ones."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.circuit_model.embed
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.circuit_model.unembed
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B S"] | None = None,
+        position_ids: Int[Tensor, "B T"] | None = None,
+        past_key_values: Cache | None = None,
+        labels: Int[Tensor, "B T"] | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        output_activations: Sequence[str] | str | None = None,
+        interventions: Mapping[str, Any] | None = None,
+        tap: Tap | None = None,
+        logits_to_keep: int = 0,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> SparseCircuitsOutput | tuple[Any, ...]:
+        """Logits, and what was asked for beside them.
+
+        attention_mask: 1 for tokens, 0 for padding on either side; no token sees padding or counts its place.
+        labels: the input itself; shifted here, -100 ignored. hidden_states: what enters each block, then final_resid
+        (before the final norm). attentions: without the sink's share, so rows may sum to less than 1.
+        output_activations: site names or globs, delivered as `activations`. interventions: as in `sc.intervene`.
+        logits_to_keep: form logits of that many last tokens only; 0 = all.
+        Raises ValueError for inputs the model cannot honour.
+        """
+        refuse_unknown(kwargs)
+        network, layers = self.circuit_model, self.circuit_model.config.n_layer
+        states = output_hidden_states if output_hidden_states is not None else self.config.output_hidden_states
+        patterns = output_attentions if output_attentions is not None else self.config.output_attentions
+        wanted = {
+            "hidden": match_sites(["*.resid_in", "final_resid"], layers) if states else (),
+            "attentions": match_sites([f"{layer}.attn.pattern" for layer in range(layers)], layers) if patterns else (),
+            "activations": match_sites(output_activations, layers) if output_activations else (),
+        }
+        record = Record({site for sites in wanted.values() for site in sites})
+        replace = {site: fn for glob, fn in (interventions or {}).items() for site in match_sites(glob, layers)}
+        # recording comes last: what is delivered is what was used
+        taps = Chain(*([tap] if tap is not None else []), *([Replace(replace)] if replace else []), record)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache()
+        cache = None if past_key_values is None else _Cached(past_key_values)
+        seen = 0 if cache is None else cache.length
+        check_positions(position_ids, attention_mask, input_ids, seen, network.config.positions != "none")
+        last = None
+        if logits_to_keep == 1 and labels is None:
+            last = torch.full((len(input_ids),), input_ids.shape[1] - 1, device=input_ids.device)
+        mask = None if attention_mask is None else attention_mask[:, : seen + input_ids.shape[1]]
+        logits = network(input_ids, tap=taps, logits_at=last, cache=cache, attention_mask=mask)
+        output = SparseCircuitsOutput(
+            loss=None if labels is None else _next_token_loss(logits, labels),
+            logits=logits if last is not None else logits[:, -logits_to_keep:],
+            past_key_values=past_key_values if use_cache or cache is not None else None,
+            hidden_states=tuple(record.acts[site] for site in wanted["hidden"]) if states else None,
+            attentions=tuple(self._without_sink(record.acts[site]) for site in wanted["attentions"])
+            if patterns
+            else None,
+            activations={site: record.acts[site] for site in wanted["activations"]} if output_activations else None,
+        )
+        return output if (return_dict if return_dict is not None else self.config.return_dict) else output.to_tuple()
+
+    def _without_sink(self, pattern: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T S"]:
+        return pattern[..., :-1] if self.circuit_model.config.sink else pattern
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        config: PreTrainedConfig | None = None,
+        dtype: str | torch.dtype | None = "auto",
+        torch_dtype: str | torch.dtype | None = None,
+        device_map: Any = None,
+        verify: bool = True,
+        output_loading_info: bool = False,
+        cache_dir: str | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """A model folder, transformers folder, released name or Hub repo as a transformers model, in evaluation mode.
+
+        dtype: a torch dtype or its name; "auto" or None as stored. device_map: one device. verify: as in `sc.load_model`.
+        Other keywords change fields of the config. Raises ValueError, one line.
+        """
+        hub = {
+            "cache_dir": cache_dir,
+            "force_download": force_download,
+            "local_files_only": local_files_only,
+            "token": token,
+        }
+        folder = model_folder(locate_repo(pretrained_model_name_or_path, revision=revision, **hub))
+        device, chosen = one_device(device_map), dtype_of(torch_dtype if torch_dtype is not None else dtype)
+        network = load_model(folder, device, verify=verify, dtype=chosen)
+        settings = {key: value for key, value in kwargs.items() if key not in IGNORED}
+        if kwargs.get("attn_implementation") not in PLAIN_ATTENTION:
+            raise ValueError(
+                f"attn_implementation {kwargs['attn_implementation']!r}; allowed: {PLAIN_ATTENTION}, all the same here"
+            )
+        model = cls(cls._config_for(network, config, settings), network)
+        model.config._name_or_path = str(pretrained_model_name_or_path)
+        model.config.dtype = next(network.parameters()).dtype
+        if (folder / "generation_config.json").is_file():
+            from transformers import GenerationConfig
+
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+        model.eval()
+        nothing = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+        return (model, nothing) if output_loading_info else model
+
+    @classmethod
+    def _config_for(
+        cls, network: SparseTransformer, given: PreTrainedConfig | None, settings: Mapping[str, Any]
+    ) -> SparseCircuitsConfig:
+        """The config of a loaded network, with the generic settings of a config that was given."""
+        config = cls.config_class.of(network) if given is None else given
+        if not isinstance(config, SparseCircuitsConfig):
+            raise ValueError(f"config is a {type(config).__name__}; allowed: {cls.config_class.__name__}")
+        described, stored = config.model_config(), _comparable(network.config, config)
+        if described != stored or any(getattr(config, name) != value for name, value in shapes(stored).items()):
+            raise ValueError("config (or a keyword) describes another network than the folder holds; leave it out")
+        for name, value in settings.items():
+            if not hasattr(config, name) or name in ("model", "released_keys"):
+                raise ValueError(f"from_pretrained got {name}={value!r}, which nothing here reads; leave it out")
+            setattr(config, name, value)
+        return config
+
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride] (further options are refused or keywords)
+        self,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        state_dict: Mapping[str, Tensor] | None = None,
+        push_to_hub: bool = False,
+        max_shard_size: int | str = "50GB",
+        **kwargs: Any,
+    ) -> None:
+        """Writes config, weights and generation settings, each file whole or not at all. Raises ValueError, OSError."""
+        if state_dict is not None:
+            raise ValueError(
+                "save_pretrained with a state_dict is not supported; load the weights into the model and save that"
+            )
+        repo_id, commit = kwargs.pop("repo_id", Path(save_directory).name), kwargs.pop("commit_message", None)
+        if is_main_process:
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            self._write(Path(save_directory), max_shard_size)
+            self.generation_config.save_pretrained(save_directory)
+        if push_to_hub:
+            self.push_to_hub(repo_id, commit_message=commit, max_shard_size=max_shard_size, token=kwargs.get("token"))
+
+    def push_to_hub(  # pyright: ignore[reportIncompatibleVariableOverride] (wrapped by a decorator there)
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str | None = "50GB",
+        tags: list[str] | None = None,
+    ) -> str:
+        """Saves the model with a card and uploads it; returns the address of the commit. Raises ValueError, one line."""
+        if tags:
+            raise ValueError(
+                f"push_to_hub with tags {tags}: write them into the card (README.md) of a saved folder and push that"
+            )
+        with tempfile.TemporaryDirectory() as made:
+            self.save_pretrained(made, max_shard_size=max_shard_size or "50GB")
+            write_card(self.circuit_model, Path(made), "transformers", name=repo_id, has_tokenizer=False)
+            commit = {"commit_message": commit_message, "commit_description": commit_description, "revision": revision}
+            return push_folder(made, repo_id, private=private, token=token, create_pr=create_pr, **commit)
+
+    def _write(self, folder: Path, max_shard_size: int | str) -> None:  # noqa: ARG002 (our layout is one file)
+        generic = {key: value for key, value in self.config.to_diff_dict().items() if key != "model"}
+        generic["architectures"] = [type(self).__name__]
+        generic["dtype"] = str(self.dtype).removeprefix("torch.")
+        save_model(self.circuit_model, folder, extra=generic)
+
+
+class CircuitGPTForCausalLM(SparseCircuitsForCausalLM):
+    """The same for the released layout (RELEASE_FORMAT 2)."""
+
+    config_class = CircuitGPTConfig
+
+    def _write(self, folder: Path, max_shard_size: int | str) -> None:
+        write_transformers(self.circuit_model, folder, max_shard_size=max_shard_size, extra=self.config.to_diff_dict())
+
+
+class _Cached:
+    """A cache of transformers as the network's own."""
+
+    def __init__(self, cache: Cache) -> None:
+        if cache.is_compileable:
+            raise ValueError(
+                f"{type(cache).__name__} cannot be used here; allowed: DynamicCache (cache_implementation='dynamic')"
+            )
+        self.cache, self.length = cache, cache.get_seq_length()
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cache.update(k, v, layer)
+
+
+def _comparable(network: ModelConfig, config: SparseCircuitsConfig) -> ModelConfig:
+    """A network's config as far as its transformers config can say it."""
+    if not isinstance(config, CircuitGPTConfig):
+        return network
+    return read_config(write_config(network), "config", logits_bias=False)
+
+
+def _next_token_loss(logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"]) -> Tensor:
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
