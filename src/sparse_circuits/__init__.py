@@ -19,6 +19,7 @@ _HOMES = {
     "evaluate": "circuit.evaluate",
     "export_model": "hub.io",
     "generate": "model.generate",
+    "import_circuit": "hub.published",
     "import_model": "hub.io",
     "intervene": "model.generate",
     "intervening": "model.contexts",
