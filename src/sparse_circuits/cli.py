@@ -62,8 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = arguments()
     except (ValueError, OSError, KeyboardInterrupt) as error:
         return _fail(_explain(error))
-    asked_for_json = "--json" in given
-    print(json.dumps(output.data) if asked_for_json else output.text)  # noqa: T201 (the command's result)
+    try:
+        print(json.dumps(output.data) if "--json" in given else output.text, flush=True)  # noqa: T201 (the command's result)
+    except BrokenPipeError:  # whoever read us, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
