@@ -78,7 +78,7 @@ def test_the_hash_covers_the_config(make_model: MakeModel) -> None:
 
 @pytest.fixture
 def folder(make_model: MakeModel, tmp_path: Path) -> Path:
-    save_model(make_model(), tmp_path)
+    save_model(make_model(), tmp_path, dense=True)
     return tmp_path
 
 

@@ -26,7 +26,8 @@ def model_export(
 
     Args:
         path: Model folder, released name or Hub repo.
-        to: released (beeg_config.json + final_model.pt), transformers (config.json + safetensors) or own.
+        to: released (beeg_config.json + final_model.pt), transformers (config.json + safetensors), sparse (a model folder of
+            this library, nonzero weights only where that is smaller) or own (the same, every tensor dense).
         out: New folder.
         licence: Licence of the weights, for the card, as the Hub writes it.
         no_verify: Do not read every byte to compare checksums and look for NaN.

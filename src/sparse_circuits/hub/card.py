@@ -15,7 +15,7 @@ from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.train.sparsity import nonzeros
 
 CARD_FILE, TRAINING_FILE = "README.md", "training.json"
-Layout = Literal["own", "released", "transformers"]
+Layout = Literal["own", "sparse", "released", "transformers"]
 
 _OURS = """```python
 import torch

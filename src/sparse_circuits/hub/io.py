@@ -1,7 +1,7 @@
-"""Import, export and upload: one model, three layouts, and always the tokenizer and a card beside it.
+"""Import, export and upload: one model in any layout, and always the tokenizer and a card beside it.
 
 import: any layout (or a released name, or a Hub repo) -> our own model folder.
-export: any model -> the released layout, the transformers layout, or our own.
+export: any model -> the released layout, the transformers layout, or our own, with sparse tensors or with dense ones.
 push:   a folder to the Hub, through the Hub's own library; only ever when asked.
 """
 
@@ -18,7 +18,8 @@ from sparse_circuits.log import SILENT, Progress
 from sparse_circuits.model.folder import save_model
 from sparse_circuits.model.transformer import SparseTransformer
 
-ExportLayout = Literal["own", "released", "transformers"]
+ExportLayout = Literal["own", "sparse", "released", "transformers"]
+"""`sparse` and `own` are our model folder; `sparse` packs tensors where that is smaller, `own` leaves all as they are."""
 LAYOUTS: tuple[ExportLayout, ...] = get_args(ExportLayout)
 REFERENCE_FILE = "reference.safetensors"
 
@@ -37,7 +38,7 @@ class Written:
 
 def import_model(where: str | Path, out: str | Path, *, verify: bool = True, progress: Progress = SILENT) -> Written:
     """Any model that `load_model` reads -> our own folder at `out`. Raises ValueError, one line, OSError."""
-    return export_model(where, "own", out, verify=verify, progress=progress)
+    return export_model(where, "sparse", out, verify=verify, progress=progress)
 
 
 def export_model(
@@ -58,7 +59,8 @@ def export_model(
     layout = next((name for name in LAYOUTS if name == to), None)
     if layout is None:
         raise ValueError(f"unknown layout {to!r}; allowed: {', '.join(LAYOUTS)}")
-    kind = "model" if to == "own" else "export"
+    ours = layout in ("own", "sparse")
+    kind = "model" if ours else "export"
     check_replaceable(out, kind)
     if isinstance(where, SparseTransformer):
         model = where
@@ -67,10 +69,10 @@ def export_model(
         tokenizer = find_tokenizer(where, model, progress) if tokenizer is None else tokenizer
     with new_folder(out, kind) as draft:
         hashed = None if tokenizer is None else tokenizer_hash(tokenizer)
-        if to == "own":
-            save_model(model, draft, hashed)
+        if ours:
+            save_model(model, draft, hashed, dense=layout == "own")
             _copy_beside(model, draft)
-        elif to == "released":
+        elif layout == "released":
             write_released(model, draft, hashed)
         else:
             write_transformers(model, draft, hashed)

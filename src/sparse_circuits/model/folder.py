@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sparse_circuits.files import check_format, file_hash, json_hash, read_json, tensors_hash, write_json, write_tensors
-from sparse_circuits.hub.tensor_file import open_tensors
+from sparse_circuits.hub.sparse_format import GAPS, VALUES, pack, packed_shapes, unpack
+from sparse_circuits.hub.tensor_file import TensorFile, open_tensors
 from sparse_circuits.model.assemble import Weights, assemble, own_tensors
 from sparse_circuits.model.config import ModelConfig
 from sparse_circuits.model.transformer import SparseTransformer
@@ -24,13 +26,17 @@ def save_model(
     folder: str | Path,
     tokenizer_hash: str | None = None,
     extra: dict[str, Any] | None = None,
+    *,
+    dense: bool = False,
 ) -> None:
     """Writes config and weights into a folder that the caller makes whole (files.new_folder). Raises OSError.
 
+    dense: write every tensor as it is, for other readers of safetensors, instead of sparse where that is smaller.
     extra: further keys of config.json that decide nothing here, such as those of transformers.
     """
     where = Path(folder)
-    write_tensors(where / WEIGHTS_FILE, own_tensors(model))
+    tensors, metadata = (own_tensors(model), {}) if dense else pack(own_tensors(model))
+    write_tensors(where / WEIGHTS_FILE, tensors, metadata)
     config = model.config.to_dict()
     stored = {
         **(extra or {}),
@@ -69,10 +75,30 @@ def read_model(
     file = open_tensors(where / WEIGHTS_FILE, foreign=False)
     if verify and file_hash(file.path) != stored.get("weights_sha256"):
         raise ValueError(f"{file.path} is not the file this model was saved with (hash differs); restore it or retrain")
-    weights = Weights(where=file.path, shapes=file.shapes, dtypes=file.dtypes, get=file.get)
-    model = assemble(config, weights, check_values=verify, dtype=dtype)
+    model = assemble(config, _weights(file), check_values=verify, dtype=dtype)
     model.source, model.released = where, stored.get("released")
     return model
+
+
+def _weights(file: TensorFile) -> Weights:
+    """The tensors of a file of ours, sparse ones (hub.sparse_format) made dense when they are taken."""
+    sparse = packed_shapes(file.metadata, file.path)
+    parts = {name + end for name in sparse for end in (VALUES, GAPS)}
+    if not parts <= set(file.names):
+        raise ValueError(f"{file.path} is damaged: a sparse tensor lacks its values or gaps; restore it")
+
+    def get(name: str) -> Tensor:
+        if name not in sparse:
+            return file.get(name)
+        return unpack(file.get(name + VALUES), file.get(name + GAPS), sparse[name], file.path)
+
+    dense = [name for name in file.names if name not in parts]
+    return Weights(
+        where=file.path,
+        shapes={**{name: file.shapes[name] for name in dense}, **sparse},
+        dtypes={**{name: file.dtypes[name] for name in dense}, **{name: file.dtypes[name + VALUES] for name in sparse}},
+        get=get,
+    )
 
 
 def stored_tokenizer_hash(folder: str | Path) -> str | None:

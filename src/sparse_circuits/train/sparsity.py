@@ -153,7 +153,7 @@ def project(model: nn.Module, config: SparsityConfig, todo: Iterable[Rule], shar
         w = parameters[rule.name]
         k = entries(f_embed if rule.is_embed else f, w.numel())
         if k < w.numel():
-            w.mul_(keep_mask(w, k, rule))
+            w.masked_fill_(~keep_mask(w, k, rule), 0.0)  # a product would leave -0.0
 
 
 def keep_mask(w: Tensor, k: int, rule: Rule) -> Bool[Tensor, "..."]:
