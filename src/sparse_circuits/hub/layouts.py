@@ -4,7 +4,8 @@ released:      beeg_config.json + final_model.pt, a zip-format torch file with o
 transformers:  config.json (model_type `circuitgpt`) + model.safetensors, or shards with an index; keys `circuit_model.*`.
 
 What we write carries `sparse_circuits.json` beside it: the exact ModelConfig (the layouts cannot say `no positions` or name a
-tokenizer) and the hash of every weight file, so that a round trip is exact and damage is found. Other readers pass it over.
+tokenizer), the released config the model once came with, and the hash of every weight file, so that a round trip is exact and
+damage is found. Other readers pass it over.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparse_circuits.files import check_format, file_hash, new_file, read_json, write_json, write_tensors
+from sparse_circuits.files import check_format, file_hash, json_hash, new_file, read_json, write_json, write_tensors
 from sparse_circuits.hub.released import (
     CONFIG_FILE,
     MASK_NAME,
@@ -27,7 +28,7 @@ from sparse_circuits.hub.released import (
 )
 from sparse_circuits.hub.tensor_file import TensorFile, open_sharded, open_tensors
 from sparse_circuits.hub.torch_zip import read_state_dict
-from sparse_circuits.model.assemble import Weights, assemble, own_tensors
+from sparse_circuits.model.assemble import Weights, assemble, own_tensors, without_storage
 from sparse_circuits.model.config import ModelConfig
 from sparse_circuits.model.transformer import SparseTransformer
 
@@ -52,7 +53,7 @@ def read_released(
         if tensor.dtype != torch.float32:
             raise ValueError(f"{where / WEIGHTS_FILE}: {name} is {tensor.dtype}; allowed in this layout: torch.float32")
     config = read_config(stored, where / CONFIG_FILE, logits_bias=rename("logits_bias") in tensors)
-    opened = TensorSource(where / WEIGHTS_FILE, tensors, "")
+    opened = TensorSource(where / WEIGHTS_FILE, tensors, "", {WEIGHTS_FILE})
     return _finish(where, stored, config, opened, verify, dtype)
 
 
@@ -68,16 +69,17 @@ def read_transformers(
     stored = read_json(where / HF_CONFIG)
     sharded = (where / HF_INDEX).is_file() and not (where / HF_WEIGHTS).is_file()
     file = open_sharded(where / HF_INDEX, foreign=True) if sharded else open_tensors(where / HF_WEIGHTS, foreign=True)
+    files = set(read_json(where / HF_INDEX)["weight_map"].values()) if sharded else {HF_WEIGHTS}
     bias = PREFIX + rename("logits_bias") in file.names
     config = read_config(stored, where / HF_CONFIG, logits_bias=bias, transformers=True)
-    return _finish(where, stored, config, TensorSource(file.path, file, PREFIX), verify, dtype)
+    return _finish(where, stored, config, TensorSource(file.path, file, PREFIX, files), verify, dtype)
 
 
 class TensorSource:
     """Tensors of either layout by the released names, without their prefix."""
 
-    def __init__(self, path: Path, tensors: Mapping[str, Tensor] | TensorFile, prefix: str) -> None:
-        self.path, self.tensors, self.prefix = path, tensors, prefix
+    def __init__(self, path: Path, tensors: Mapping[str, Tensor] | TensorFile, prefix: str, files: set[str]) -> None:
+        self.path, self.tensors, self.prefix, self.files = path, tensors, prefix, files
         if isinstance(tensors, TensorFile):
             self.shapes, self.dtypes = dict(tensors.shapes), dict(tensors.dtypes)
         else:
@@ -98,62 +100,86 @@ def _finish(
     dtype: torch.dtype | None,
 ) -> SparseTransformer:
     """Checks the manifest, matches names and assembles."""
-    config = _with_manifest(where, config, source, verify)
-    with torch.device("meta"):
-        ours = {source.prefix + rename(name): name for name in own_tensors(SparseTransformer(config))}
-    present = {name for name in source.shapes if not MASK_NAME.fullmatch(name.removeprefix(source.prefix))}
+    config, released = _with_manifest(where, config, stored, source, verify)
+    network = without_storage(config, source.path, len(source.shapes))
+    ours = {source.prefix + rename(name): name for name in own_tensors(network)}
+    present = {name for name in source.shapes if not _is_mask(source, name, config)}
     lm_head, wte = source.prefix + LM_HEAD, source.prefix + WTE
-    if config.tied_unembed:
-        present -= _tied_twice(source, lm_head, wte)
-        if wte not in present and lm_head in present:  # saved by a program that dropped the other of the two
-            ours[lm_head] = ours.pop(wte)
-    if config.positions == "none" and source.prefix + WPE in present:
+    present -= _tied_twice(source, lm_head, wte, config.tied_unembed)
+    if config.tied_unembed and wte not in present and lm_head in present:  # saved by a program that dropped the other
+        ours[lm_head] = ours.pop(wte)
+    if config.positions == "none":
         present -= {source.prefix + WPE}
-    names = {ours.get(name, name): name for name in present}
+    # A name that is none of the layout's must not pass for one of ours, which it may happen to equal.
+    names = {ours.get(name, f"unknown {name}"): name for name in present}
     weights = Weights(
         where=source.path,
-        shapes={ours.get(name, name): source.shapes[name] for name in present},
-        dtypes={ours.get(name, name): source.dtypes[name] for name in present},
+        shapes={ours_is: source.shapes[name] for ours_is, name in names.items()},
+        dtypes={ours_is: source.dtypes[name] for ours_is, name in names.items()},
         get=lambda name: source.get(names[name]),
         label=lambda name: names[name] if name in names else source.prefix + rename(name),
     )
     model = assemble(config, weights, check_values=verify, dtype=dtype)
-    model.source, model.released = where, dict(stored)
+    model.source, model.released = where, released
     return model
 
 
-def _tied_twice(source: TensorSource, lm_head: str, wte: str) -> set[str]:
-    """{lm_head} if a tied net stores its one matrix under both names. Raises ValueError if they differ."""
+def _is_mask(source: TensorSource, name: str, config: ModelConfig) -> bool:
+    """Whether this is the causal mask of one of the layers (hub.released)."""
+    match = MASK_NAME.fullmatch(name.removeprefix(source.prefix))
+    square = (1, 1, config.block_size, config.block_size)
+    return match is not None and int(match[1]) < config.n_layer and source.shapes[name] == square
+
+
+def _tied_twice(source: TensorSource, lm_head: str, wte: str, tied: bool) -> set[str]:
+    """{lm_head} if a tied net stores its one matrix under both names. Raises ValueError if file and config disagree."""
     if lm_head not in source.shapes or wte not in source.shapes:
         return set()
     one, two = source.get(wte), source.get(lm_head)
-    if one.shape != two.shape or (one.data_ptr() != two.data_ptr() and not torch.equal(one, two)):
+    same = one.shape == two.shape and one.data_ptr() == two.data_ptr()
+    if tied and not same and not torch.equal(one, two):
         raise ValueError(
             f"{source.path}: the config says tied_unembed, but {wte} and {lm_head} differ; one of the two is wrong"
         )
-    return {lm_head}
+    if same and not tied:
+        raise ValueError(
+            f"{source.path}: {wte} and {lm_head} are one tensor, but the config does not say tied_unembed; one is wrong"
+        )
+    return {lm_head} if tied else set()
 
 
-def _with_manifest(where: Path, config: ModelConfig, source: TensorSource, verify: bool) -> ModelConfig:
-    """The config as our export recorded it, once the files prove to be those it was written with."""
+def _with_manifest(
+    where: Path, config: ModelConfig, stored: Mapping[str, Any], source: TensorSource, verify: bool
+) -> tuple[ModelConfig, dict[str, Any] | None]:
+    """Config and released config as our export recorded them, once the files prove to be those it was written with."""
     if not (where / MANIFEST).is_file():
-        return config
+        return config, dict(stored)
     manifest = read_json(where / MANIFEST)
     check_format(manifest, "export", MANIFEST_VERSION, where / MANIFEST)
     try:
         exact = ModelConfig.from_dict(manifest["model"])
         hashes = {str(name): str(value) for name, value in manifest["weights"].items()}
-    except (KeyError, AttributeError, ValueError) as error:
+        released = manifest.get("released", stored)
+        released = None if released is None else dict(released)
+        written = write_config(exact, released)
+        meant = read_config(write_config(exact), where, logits_bias=exact.logits_bias)
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{where / MANIFEST} is damaged ({error}); remove it to load the folder without it") from None
     remedy = f"restore the folder, or remove {MANIFEST} to load it as it is"
-    if read_config(write_config(exact), where, logits_bias=exact.logits_bias) != config:
+    if meant != config or json_hash(written) != json_hash({name: stored[name] for name in written if name in stored}):
         raise ValueError(f"{where}: the config was edited since {MANIFEST} was written; {remedy}")
+    if hashes.keys() != source.files:
+        raise ValueError(
+            f"{where}: {MANIFEST} is about {', '.join(sorted(hashes)) or 'no file'}, "
+            f"and the weights are {', '.join(sorted(source.files))}; {remedy}"
+        )
     for name, recorded in hashes.items():
-        if verify and (not (where / name).is_file() or file_hash(where / name) != recorded):
+        if verify and file_hash(where / name) != recorded:
             raise ValueError(f"{where / name} is not the file this model was exported with (hash differs); {remedy}")
-    if exact.positions == "none" and torch.any(source.get(source.prefix + WPE)):
+    wpe = source.prefix + WPE
+    if exact.positions == "none" and wpe in source.shapes and torch.any(source.get(wpe)):
         raise ValueError(f"{where}: {MANIFEST} says there are no positions, but the weights hold some; {remedy}")
-    return exact
+    return exact, released
 
 
 def released_tensors(model: SparseTransformer) -> dict[str, Tensor]:
@@ -171,6 +197,8 @@ def write_released(model: SparseTransformer, folder: str | Path, tokenizer_hash:
     """
     where = Path(folder)
     write_json(where / CONFIG_FILE, write_config(model.config, model.released))
+    if model.embed.weight.dtype == torch.float64:
+        raise ValueError("the released layout holds float32, and this model is float64; round it first: model.float()")
     tensors = {name: tensor.float().cpu() for name, tensor in released_tensors(model).items()}
     with new_file(where / WEIGHTS_FILE) as draft:
         torch.save(tensors, draft)
@@ -237,6 +265,7 @@ def _write_manifest(
         "format_version": MANIFEST_VERSION,
         "layout": layout,
         "model": model.config.to_dict(),
+        "released": model.released,
         "tokenizer_hash": tokenizer_hash,
         "weights": {name: file_hash(where / name) for name in files},
     }

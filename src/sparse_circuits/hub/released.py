@@ -44,6 +44,7 @@ NEUTRAL: Mapping[str, Any] = {
 }
 """Undeclared keys that would change the function; only these values are read."""
 TRANSFORMERS_KEYS = (
+    "_attn_implementation_autoset",
     "_name_or_path",
     "architectures",
     "auto_map",
@@ -265,7 +266,7 @@ _TOP_NAMES = {
     "bigram.weight": "bigram_table",
     "logits_bias": "final_logits_bias",
 }
-MASK_NAME = re.compile(r"transformer\.h\.\d+\.attn\.bias")
+MASK_NAME = re.compile(r"transformer\.h\.(\d+)\.attn\.bias", re.ASCII)
 """A stored causal mask, (1, 1, T, T), of nets saved without the fused kernel: no bias, and not needed."""
 
 

@@ -50,8 +50,9 @@ def assemble(
     check_values: whether every value is read and NaN refused. dtype: what the weights become; None leaves them as stored.
     Raises ValueError, one line, that lists missing and unexpected tensors, wrong shapes, dtypes or NaN.
     """
-    with torch.device("meta"):
-        model = SparseTransformer(config)
+    if dtype is not None and dtype not in FLOATS:
+        raise ValueError(f"dtype {dtype} cannot hold weights; allowed: {', '.join(map(str, FLOATS))}, None = as stored")
+    model = without_storage(config, weights.where, len(weights.shapes))
     expected = {name: tuple(tensor.shape) for name, tensor in own_tensors(model).items()}
     _check_names(expected, weights)
     _check_dtypes(weights)
@@ -67,6 +68,22 @@ def assemble(
     if config.tied_unembed:
         model.unembed.weight = model.embed.weight
     return model.eval()
+
+
+def without_storage(config: ModelConfig, where: object, held: int) -> SparseTransformer:
+    """A model that has shapes but no memory. held: how many tensors the file has.
+
+    Raises ValueError for a config that no such file can fit, before it costs time or memory.
+    """
+    if config.n_layer > held:
+        raise ValueError(
+            f"{where} does not fit its config: {config.n_layer} layers, and only {held} tensors in the file"
+        )
+    try:
+        with torch.device("meta"):
+            return SparseTransformer(config)
+    except (RuntimeError, TypeError, OverflowError):  # sizes beyond 64 bits
+        raise ValueError(f"{where} does not fit its config, which asks for tensors larger than any memory") from None
 
 
 def _check_names(expected: Mapping[str, tuple[int, ...]], weights: Weights) -> None:
