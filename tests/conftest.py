@@ -7,6 +7,7 @@ Skips: by marker, so that every reason is written once; tests/SKIPS.md lists the
 
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -21,14 +22,15 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+COMPILED = re.compile("njit|triton.jit")
 SOURCE = Path(__file__).parent.parent / "src" / "sparse_circuits"
 
 
 def checked_modules() -> list[str]:
-    """Every module of the package but those that compile with numba, which cannot compile the hook's wrappers."""
+    """Every module of the package but those whose functions numba or triton compile: not the hook's wrappers of them."""
     files = [path for path in SOURCE.rglob("*.py") if path.name != "__init__.py"]
     names = [".".join(path.relative_to(SOURCE.parent).with_suffix("").parts) for path in files]
-    return sorted(name for name, path in zip(names, files, strict=True) if "njit" not in path.read_text("utf-8"))
+    return sorted(name for name, path in zip(names, files, strict=True) if not COMPILED.search(path.read_text("utf-8")))
 
 
 jaxtyping.install_import_hook(checked_modules(), "beartype.beartype")

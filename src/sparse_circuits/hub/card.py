@@ -100,7 +100,8 @@ def _training(model: SparseTransformer) -> str:
     if file is not None and file.is_file():
         stored = read_json(file)
         figures = {key: value for key, value in stored.items() if key not in ("config", "path")}
-        recipe = {key: value for key, value in stored.get("config", {}).items() if key != "model"}
+        config = stored.get("config")
+        recipe = {key: value for key, value in config.items() if key != "model"} if isinstance(config, dict) else {}
         facts = [(key, json.dumps(value)) for key, value in {**figures, **recipe}.items()]
         return "Recorded by the program that trained it; losses in nats.\n\n" + _table(("field", "value"), facts)
     known: Mapping[str, Any] = model.released or {}
@@ -114,7 +115,7 @@ def _training(model: SparseTransformer) -> str:
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def write_card(model: SparseTransformer, folder: Path, layout: Layout, **options: Any) -> None:

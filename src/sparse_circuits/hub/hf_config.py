@@ -9,9 +9,24 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from sparse_circuits.hub.hf_inputs import dtype_of
 from sparse_circuits.hub.released import ReleasedConfig, read_config, write_config
 from sparse_circuits.model.config import ModelConfig
 from sparse_circuits.model.transformer import SparseTransformer
+
+OF_THE_FILE = ("kind", "format_version", "config_sha256", "weights_sha256", "released")
+"""Keys of our config.json that speak of the files beside it."""
+GENERIC = {
+    "attn_implementation",
+    "bos_token_id",
+    "eos_token_id",
+    "name_or_path",
+    "pad_token_id",
+    "tie_word_embeddings",
+    "torch_dtype",
+    "use_cache",
+}
+"""Keys of any transformers config that PreTrainedConfig itself does not list."""
 
 
 class SparseCircuitsConfig(PreTrainedConfig):
@@ -23,28 +38,27 @@ class SparseCircuitsConfig(PreTrainedConfig):
 
     def __init__(self, model: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         self.model = dict(model or {})
-        self.set_shapes(self.model_config())
-        kwargs.setdefault("tie_word_embeddings", self.model_config().tied_unembed)
-        super().__init__(**kwargs)
+        self.set_generic({key: value for key, value in kwargs.items() if key not in OF_THE_FILE})
 
-    def set_shapes(self, fields: ModelConfig) -> None:
-        """Sets the names under which transformers looks for shapes."""
-        for name, value in shapes(fields).items():
-            setattr(self, name, value)
+    def set_generic(self, given: dict[str, Any]) -> None:
+        """Sets what transformers looks for in every config: shapes by its names, special tokens, use_cache, dtype."""
+        fields = self.model_config()
+        end = fields.vocab_size - 1
+        generation = {"bos_token_id": None, "eos_token_id": end, "pad_token_id": None, "use_cache": True}
+        for name, value in (shapes(fields) | generation).items():
+            setattr(self, name, given.pop(name, value))
+        for name in (name for name in ("dtype", "torch_dtype") if name in given):
+            given[name] = dtype_of(given[name])
+        PreTrainedConfig.__init__(self, **{"tie_word_embeddings": fields.tied_unembed, **given})
 
     @classmethod
     def of(cls, network: SparseTransformer) -> "SparseCircuitsConfig":
         """The config of a network."""
-        return cls(model=network.config.to_dict(), **_ends(network))
+        return cls(model=network.config.to_dict())
 
     def model_config(self) -> ModelConfig:
         """The config of the network. Raises ValueError, one line."""
         return ModelConfig.from_dict(self.model)
-
-
-def _ends(network: SparseTransformer) -> dict[str, Any]:
-    """Special tokens: no start, no padding, `<|endoftext|>` last."""
-    return {"bos_token_id": None, "eos_token_id": network.config.vocab_size - 1, "pad_token_id": None}
 
 
 def shapes(fields: ModelConfig) -> dict[str, int]:
@@ -67,17 +81,17 @@ class CircuitGPTConfig(SparseCircuitsConfig):
     model_type = "circuitgpt"
 
     def __init__(self, **kwargs: Any) -> None:
-        known = PreTrainedConfig().to_dict().keys() | {"torch_dtype", "name_or_path", "attn_implementation"}
+        if kwargs.pop("auto_map", None):  # code that need not be there, and whose lack of a cache is not ours
+            kwargs.pop("use_cache", None)
+        known = PreTrainedConfig().to_dict().keys() | GENERIC
         self.released_keys = [key for key in kwargs if key not in known or key in ReleasedConfig.model_fields]
         for key in self.released_keys:
             setattr(self, key, kwargs.pop(key))
-        self.set_shapes(self.model_config())
-        kwargs.setdefault("tie_word_embeddings", self.model_config().tied_unembed)
-        PreTrainedConfig.__init__(self, **kwargs)
+        self.set_generic(kwargs)
 
     @classmethod
     def of(cls, network: SparseTransformer) -> "CircuitGPTConfig":
-        return cls(**{**_ends(network), **write_config(network.config, network.released)})
+        return cls(**write_config(network.config, network.released))
 
     def model_config(self) -> ModelConfig:
         stored = {key: getattr(self, key) for key in self.released_keys}

@@ -5,17 +5,18 @@ export: any model -> the released layout, the transformers layout, or our own, w
 push:   a folder to the Hub, through the Hub's own library; only ever when asked.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sparse_circuits.data.tokenizer import save_tokenizer, tokenizer_hash, vocab_size
-from sparse_circuits.files import check_replaceable, new_folder, write_bytes
+from sparse_circuits.files import check_replaceable, new_folder, read_json, read_metadata, write_bytes
 from sparse_circuits.hub.card import TRAINING_FILE, write_card
-from sparse_circuits.hub.layouts import write_released, write_transformers
-from sparse_circuits.hub.load import load_model, load_tokenizer
+from sparse_circuits.hub.layouts import MANIFEST, write_released, write_transformers
+from sparse_circuits.hub.load import load_model, load_tokenizer, tokenizer_place
 from sparse_circuits.log import SILENT, Progress
-from sparse_circuits.model.folder import save_model
+from sparse_circuits.model.folder import CONFIG_FILE, model_hash, save_model
 from sparse_circuits.model.transformer import SparseTransformer
 
 ExportLayout = Literal["own", "sparse", "released", "transformers"]
@@ -53,25 +54,28 @@ def export_model(
 ) -> Written:
     """Writes a model (or what lies at a path) in another layout into a new folder, whole or not at all.
 
-    tokenizer: None = the one beside the model, if any. licence: for the card.
-    Raises ValueError, one line, for an unknown layout, a folder in use, an option that the layout cannot express.
+    tokenizer: None = the one beside the model, if any. licence: for the card, as the Hub writes it.
+    Raises ValueError, one line, for an unknown layout, a folder in use, an option that the layout cannot express, a tokenizer
+    that is damaged or not the model's.
     """
-    layout = next((name for name in LAYOUTS if name == to), None)
+    layout: ExportLayout | None = next((name for name in LAYOUTS if name == to), None)
     if layout is None:
         raise ValueError(f"unknown layout {to!r}; allowed: {', '.join(LAYOUTS)}")
-    ours = layout in ("own", "sparse")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
+        raise ValueError(f"licence {licence!r}; allowed: an identifier as the Hub writes it, such as apache-2.0 or mit")
+    ours = to in ("own", "sparse")
     kind = "model" if ours else "export"
     check_replaceable(out, kind)
-    if isinstance(where, SparseTransformer):
-        model = where
-    else:
-        model = load_model(where, verify=verify, dtype=None, progress=progress)
-        tokenizer = find_tokenizer(where, model, progress) if tokenizer is None else tokenizer
+    in_memory = isinstance(where, SparseTransformer)
+    model = where if in_memory else load_model(where, verify=verify, dtype=None, progress=progress)
+    beside = model.source if in_memory else where
+    if tokenizer is None and beside is not None:
+        tokenizer = find_tokenizer(beside, model, progress)
+    hashed = check_tokenizer(tokenizer, model)
     with new_folder(out, kind) as draft:
-        hashed = None if tokenizer is None else tokenizer_hash(tokenizer)
         if ours:
             save_model(model, draft, hashed, dense=layout == "own")
-            _copy_beside(model, draft)
+            _copy_beside(model, draft, changed=in_memory)
         elif layout == "released":
             write_released(model, draft, hashed)
         else:
@@ -84,25 +88,49 @@ def export_model(
 
 
 def find_tokenizer(where: str | Path, model: SparseTransformer, progress: Progress) -> Any:
-    """The tokenizer beside a model, None if there is none. Raises ValueError if it is of another vocabulary."""
+    """The tokenizer beside a model, None if there is none. Raises ValueError if it is damaged."""
     try:
-        found = load_tokenizer(where, progress=progress)
+        return load_tokenizer(where, progress=progress)
     except ValueError as error:
+        if model.source is not None and tokenizer_place(model.source) is not None:
+            raise
         progress.say(f"no tokenizer taken along: {error}")
         return None
-    if vocab_size(found) != model.config.vocab_size:
+
+
+def check_tokenizer(tokenizer: Any, model: SparseTransformer) -> str | None:
+    """Hash of the tokenizer; without one, of that which the model's folder names. Raises ValueError if it is not the model's."""
+    recorded = None
+    for name in (MANIFEST, CONFIG_FILE):
+        if recorded is None and model.source is not None and (model.source / name).is_file():
+            recorded = read_json(model.source / name).get("tokenizer_hash")
+    if tokenizer is None:
+        return recorded
+    tokens, hashed = vocab_size(tokenizer), tokenizer_hash(tokenizer)
+    if tokens != model.config.vocab_size:
         raise ValueError(
-            f"the tokenizer beside {where} has {vocab_size(found)} tokens, the model {model.config.vocab_size}; "
-            "put the right one there, or take it away"
+            f"the tokenizer has {tokens} tokens, the model {model.config.vocab_size}; give the one the model was trained with"
         )
-    return found
+    if recorded not in (None, hashed):
+        raise ValueError(
+            f"this tokenizer (hash {hashed[:12]}) is not the one that {model.source} was saved with ({str(recorded)[:12]}); "
+            "restore that"
+        )
+    return hashed
 
 
-def _copy_beside(model: SparseTransformer, draft: Path) -> None:
-    """What a folder of ours holds beside the weights, when the model came from one."""
-    for name in (TRAINING_FILE, REFERENCE_FILE):
-        if model.source is not None and (model.source / name).is_file():
-            write_bytes(draft / name, (model.source / name).read_bytes())
+def _copy_beside(model: SparseTransformer, draft: Path, changed: bool) -> None:
+    """What a folder of ours holds beside the weights, when the model came from one.
+
+    changed: the model may have been, since; then reference values only go along if they are still its own.
+    """
+    for file in () if model.source is None else (model.source / TRAINING_FILE, model.source / REFERENCE_FILE):
+        if file.is_file() and not (changed and file.name == REFERENCE_FILE and _of_another(file, model)):
+            write_bytes(draft / file.name, file.read_bytes())
+
+
+def _of_another(reference: Path, model: SparseTransformer) -> bool:
+    return read_metadata(reference).get("model_hash") != model_hash(model)
 
 
 def push_folder(

@@ -195,10 +195,10 @@ def write_released(model: SparseTransformer, folder: str | Path, tokenizer_hash:
 
     Raises ValueError for an option that the layout cannot express.
     """
-    where = Path(folder)
-    write_json(where / CONFIG_FILE, write_config(model.config, model.released))
     if model.embed.weight.dtype == torch.float64:
         raise ValueError("the released layout holds float32, and this model is float64; round it first: model.float()")
+    where = Path(folder)
+    write_json(where / CONFIG_FILE, write_config(model.config, model.released))
     tensors = {name: tensor.float().cpu() for name, tensor in released_tensors(model).items()}
     with new_file(where / WEIGHTS_FILE) as draft:
         torch.save(tensors, draft)

@@ -42,6 +42,7 @@ def load_model(
     Raises ValueError, one line, if there is no model, or it is damaged, edited or of another format.
     """
     folder = model_folder(locate(where, progress=progress))
+    _check_device(device)
     if verify:
         check_download(folder)
     model = READERS[layout(folder)](folder, verify=verify, dtype=dtype)
@@ -57,19 +58,29 @@ def load_tokenizer(where: str | Path, *, progress: Progress = SILENT) -> Any:
     folder = locate(where, progress=progress)
     inner = folder / "model"
     folder = inner if (inner / CONFIG_FILE).is_file() else folder
-    if (folder / TOKENIZER_FILE).is_file():
-        return read_tokenizer(folder)
-    beside = folder.absolute().parent.parent / "tinypython"
-    for candidate in (folder, beside):
-        if (candidate / VOCABULARY_FILE).is_file():
-            return as_fast_tokenizer(read_released_tokenizer(candidate))
-    if fetch.is_released(str(where)):
-        return as_fast_tokenizer(read_released_tokenizer(fetch.fetch_tokenizer_files(progress=progress)))
-    if (folder / RELEASED_CONFIG).is_file():
+    place = tokenizer_place(folder)
+    if place is None and fetch.is_released(str(where)):
+        place = fetch.fetch_tokenizer_files(progress=progress)
+    if place is None and (folder / RELEASED_CONFIG).is_file():
+        both = f"{folder} or {_beside(folder)}"
         raise ValueError(
-            f"no tokenizer for {folder}; put {TOKENIZER_FILE}, or vocab.bpe and {VOCABULARY_FILE}, into it or into {beside}"
+            f"no tokenizer for {folder}; put {TOKENIZER_FILE}, or vocab.bpe and {VOCABULARY_FILE}, into {both}"
         )
-    return read_tokenizer(folder)
+    if place is None or (place / TOKENIZER_FILE).is_file():
+        return read_tokenizer(place or folder)
+    return as_fast_tokenizer(read_released_tokenizer(place))
+
+
+def tokenizer_place(folder: Path) -> Path | None:
+    """The folder that holds the tokenizer's files: the given one or, for a released model, the container's."""
+    places = (folder, _beside(folder)) if (folder / RELEASED_CONFIG).is_file() else (folder,)
+    names = (TOKENIZER_FILE, VOCABULARY_FILE)
+    return next((place for place in places if any((place / name).is_file() for name in names)), None)
+
+
+def _beside(folder: Path) -> Path:
+    """Where the released container keeps its tokenizer."""
+    return folder.absolute().parent.parent / "tinypython"
 
 
 def locate(where: str | Path, *, progress: Progress = SILENT) -> Path:
@@ -117,6 +128,15 @@ def layout(folder: Path) -> Layout:
         f"{folder} holds {stored.get('kind') or kind or 'something'!r}, not a model this library reads; "
         "allowed model_type: sparse_circuits, circuitgpt"
     )
+
+
+def _check_device(device: str | torch.device) -> None:
+    """Raises ValueError if torch does not know the device or this machine lacks it."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {str(device)!r} cannot be used here ({reason}); cpu always works") from None
 
 
 def check_download(folder: Path) -> None:

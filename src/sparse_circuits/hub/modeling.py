@@ -8,6 +8,7 @@ same and nothing ever loads as random weights. `import sparse_circuits` register
 Shapes: B batch, T tokens, S keys (cached ones included), V vocabulary.
 """
 
+import copy
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,21 +16,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from sparse_circuits.files import read_json
 from sparse_circuits.hub.card import write_card
 from sparse_circuits.hub.hf_config import CircuitGPTConfig, SparseCircuitsConfig, shapes
-from sparse_circuits.hub.hf_inputs import check_positions, dtype_of, one_device, refuse_unknown
+from sparse_circuits.hub.hf_inputs import (
+    check_inputs,
+    check_positions,
+    dtype_of,
+    kept_logits,
+    next_token_loss,
+    one_device,
+    one_line,
+    refuse_saving,
+    refuse_unknown,
+)
 from sparse_circuits.hub.io import push_folder
-from sparse_circuits.hub.layouts import write_transformers
+from sparse_circuits.hub.layouts import HF_INDEX, write_transformers
 from sparse_circuits.hub.load import load_model, locate_repo, model_folder
 from sparse_circuits.hub.released import read_config, write_config
 from sparse_circuits.model.config import ModelConfig
-from sparse_circuits.model.folder import save_model
+from sparse_circuits.model.folder import CONFIG_FILE, save_model
 from sparse_circuits.model.taps import Chain, Record, Replace, Tap
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.sites import match_sites
@@ -47,6 +58,7 @@ IGNORED = (
     "weights_only",
 )
 """Arguments of `from_pretrained` that have one possible meaning here."""
+HUB_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
 
 
 @dataclass
@@ -80,9 +92,23 @@ class SparseCircuitsForCausalLM(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Module:
         return self.circuit_model.unembed
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        raise ValueError(
+            f"the embeddings cannot be replaced (given {type(value).__name__}); change the weights in place"
+        )
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *_: Any, **__: Any) -> nn.Embedding:
+        """Raises ValueError for another size: circuits, tables and tokenizers belong to one vocabulary."""
+        if new_num_tokens not in (None, self.circuit_model.config.vocab_size):
+            held = self.circuit_model.config.vocab_size
+            raise ValueError(
+                f"the vocabulary cannot be resized to {new_num_tokens}, it has {held} tokens; pad with the end token instead"
+            )
+        return self.circuit_model.embed
+
     def forward(
         self,
-        input_ids: Int[Tensor, "B T"],
+        input_ids: Int[Tensor, "B T"] | None = None,
         attention_mask: Int[Tensor, "B S"] | None = None,
         position_ids: Int[Tensor, "B T"] | None = None,
         past_key_values: Cache | None = None,
@@ -93,7 +119,8 @@ class SparseCircuitsForCausalLM(PreTrainedModel, GenerationMixin):
         output_activations: Sequence[str] | str | None = None,
         interventions: Mapping[str, Any] | None = None,
         tap: Tap | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Int[Tensor, " K"] = 0,
+        num_items_in_batch: int | Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> SparseCircuitsOutput | tuple[Any, ...]:
@@ -103,10 +130,13 @@ class SparseCircuitsForCausalLM(PreTrainedModel, GenerationMixin):
         labels: the input itself; shifted here, -100 ignored. hidden_states: what enters each block, then final_resid
         (before the final norm). attentions: without the sink's share, so rows may sum to less than 1.
         output_activations: site names or globs, delivered as `activations`. interventions: as in `sc.intervene`.
-        logits_to_keep: form logits of that many last tokens only; 0 = all.
+        logits_to_keep: logits of that many last tokens only, or of these positions; 0 = all. num_items_in_batch: what the loss
+        is divided by instead of the number of its labels, for trainers that spread a batch over several passes.
         Raises ValueError for inputs the model cannot honour.
         """
         refuse_unknown(kwargs)
+        check_inputs(input_ids, labels)
+        assert input_ids is not None
         network, layers = self.circuit_model, self.circuit_model.config.n_layer
         states = output_hidden_states if output_hidden_states is not None else self.config.output_hidden_states
         patterns = output_attentions if output_attentions is not None else self.config.output_attentions
@@ -119,19 +149,19 @@ class SparseCircuitsForCausalLM(PreTrainedModel, GenerationMixin):
         replace = {site: fn for glob, fn in (interventions or {}).items() for site in match_sites(glob, layers)}
         # recording comes last: what is delivered is what was used
         taps = Chain(*([tap] if tap is not None else []), *([Replace(replace)] if replace else []), record)
+        use_cache = self.config.use_cache if use_cache is None else use_cache
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()
         cache = None if past_key_values is None else _Cached(past_key_values)
         seen = 0 if cache is None else cache.length
         check_positions(position_ids, attention_mask, input_ids, seen, network.config.positions != "none")
         last = None
-        if logits_to_keep == 1 and labels is None:
+        if isinstance(logits_to_keep, int) and logits_to_keep == 1 and labels is None:
             last = torch.full((len(input_ids),), input_ids.shape[1] - 1, device=input_ids.device)
-        mask = None if attention_mask is None else attention_mask[:, : seen + input_ids.shape[1]]
-        logits = network(input_ids, tap=taps, logits_at=last, cache=cache, attention_mask=mask)
+        logits = network(input_ids, tap=taps, logits_at=last, cache=cache, attention_mask=attention_mask)
         output = SparseCircuitsOutput(
-            loss=None if labels is None else _next_token_loss(logits, labels),
-            logits=logits if last is not None else logits[:, -logits_to_keep:],
+            loss=None if labels is None else next_token_loss(logits, labels, num_items_in_batch),
+            logits=logits if last is not None else kept_logits(logits, logits_to_keep),
             past_key_values=past_key_values if use_cache or cache is not None else None,
             hidden_states=tuple(record.acts[site] for site in wanted["hidden"]) if states else None,
             attentions=tuple(self._without_sink(record.acts[site]) for site in wanted["attentions"])
@@ -181,7 +211,7 @@ class SparseCircuitsForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError(
                 f"attn_implementation {kwargs['attn_implementation']!r}; allowed: {PLAIN_ATTENTION}, all the same here"
             )
-        model = cls(cls._config_for(network, config, settings), network)
+        model = cls(cls._config_for(folder, network, config, settings), network)
         model.config._name_or_path = str(pretrained_model_name_or_path)
         model.config.dtype = next(network.parameters()).dtype
         if (folder / "generation_config.json").is_file():
@@ -194,19 +224,32 @@ class SparseCircuitsForCausalLM(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def _config_for(
-        cls, network: SparseTransformer, given: PreTrainedConfig | None, settings: Mapping[str, Any]
+        cls,
+        folder: Path,
+        network: SparseTransformer,
+        given: PreTrainedConfig | None,
+        settings: Mapping[str, Any],
     ) -> SparseCircuitsConfig:
-        """The config of a loaded network, with the generic settings of a config that was given."""
-        config = cls.config_class.of(network) if given is None else given
+        """The config that was given, or that of the folder, or else of the network; with the settings, and checked."""
+        config = copy.deepcopy(given)
+        if given is None:
+            stored = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+            own = stored.get("model_type") == cls.config_class.model_type
+            config = cls.config_class.from_dict(stored) if own else cls.config_class.of(network)
         if not isinstance(config, SparseCircuitsConfig):
-            raise ValueError(f"config is a {type(config).__name__}; allowed: {cls.config_class.__name__}")
-        described, stored = config.model_config(), _comparable(network.config, config)
-        if described != stored or any(getattr(config, name) != value for name, value in shapes(stored).items()):
-            raise ValueError("config (or a keyword) describes another network than the folder holds; leave it out")
+            raise ValueError(f"config is {one_line(given)[:80]}; allowed: a {cls.config_class.__name__}")
+        fields = config.to_dict()
         for name, value in settings.items():
-            if not hasattr(config, name) or name in ("model", "released_keys"):
-                raise ValueError(f"from_pretrained got {name}={value!r}, which nothing here reads; leave it out")
-            setattr(config, name, value)
+            if name in fields:
+                setattr(config, name, value)
+            elif value is not None:
+                raise ValueError(
+                    f"from_pretrained got {name}={one_line(value)}, which nothing here reads; leave it out"
+                )
+        meant = _comparable(network.config, config)
+        named = {**shapes(meant), "tie_word_embeddings": meant.tied_unembed}
+        if config.model_config() != meant or any(getattr(config, name) != value for name, value in named.items()):
+            raise ValueError("config (or a keyword) describes another network than the folder holds; leave it out")
         return config
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride] (further options are refused or keywords)
@@ -223,13 +266,15 @@ class SparseCircuitsForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError(
                 "save_pretrained with a state_dict is not supported; load the weights into the model and save that"
             )
-        repo_id, commit = kwargs.pop("repo_id", Path(save_directory).name), kwargs.pop("commit_message", None)
+        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        repo_id = kwargs.pop("repo_id", None) or Path(save_directory).name
+        refuse_saving(kwargs)
         if is_main_process:
             Path(save_directory).mkdir(parents=True, exist_ok=True)
             self._write(Path(save_directory), max_shard_size)
             self.generation_config.save_pretrained(save_directory)
         if push_to_hub:
-            self.push_to_hub(repo_id, commit_message=commit, max_shard_size=max_shard_size, token=kwargs.get("token"))
+            self.push_to_hub(repo_id, max_shard_size=max_shard_size, **hub)
 
     def push_to_hub(  # pyright: ignore[reportIncompatibleVariableOverride] (wrapped by a decorator there)
         self,
@@ -259,7 +304,7 @@ class SparseCircuitsForCausalLM(PreTrainedModel, GenerationMixin):
         generic = {key: value for key, value in self.config.to_diff_dict().items() if key != "model"}
         generic["architectures"] = [type(self).__name__]
         generic["dtype"] = str(self.dtype).removeprefix("torch.")
-        save_model(self.circuit_model, folder, extra=generic)
+        save_model(self.circuit_model, folder, generic.get("tokenizer_hash"), generic)
 
 
 class CircuitGPTForCausalLM(SparseCircuitsForCausalLM):
@@ -269,13 +314,18 @@ class CircuitGPTForCausalLM(SparseCircuitsForCausalLM):
 
     def _write(self, folder: Path, max_shard_size: int | str) -> None:
         write_transformers(self.circuit_model, folder, max_shard_size=max_shard_size, extra=self.config.to_diff_dict())
+        index = folder / HF_INDEX
+        held = set(read_json(index)["weight_map"].values()) if index.is_file() else set()
+        for shard in folder.glob("model-*-of-*.safetensors"):  # of what lay there before, in other pieces
+            if shard.name not in held:
+                shard.unlink()
 
 
 class _Cached:
     """A cache of transformers as the network's own."""
 
     def __init__(self, cache: Cache) -> None:
-        if cache.is_compileable:
+        if not isinstance(cache, Cache) or cache.is_compileable:
             raise ValueError(
                 f"{type(cache).__name__} cannot be used here; allowed: DynamicCache (cache_implementation='dynamic')"
             )
@@ -290,7 +340,3 @@ def _comparable(network: ModelConfig, config: SparseCircuitsConfig) -> ModelConf
     if not isinstance(config, CircuitGPTConfig):
         return network
     return read_config(write_config(network), "config", logits_bias=False)
-
-
-def _next_token_loss(logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"]) -> Tensor:
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())

@@ -8,6 +8,7 @@ run. Neither order imports what the user did not ask for.
 import sys
 import warnings
 from collections.abc import Callable
+from functools import wraps
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -37,14 +38,31 @@ def register_models() -> None:
 
 
 def register_tokenizers() -> None:
-    """AutoTokenizer reads both, the released files included."""
+    """AutoTokenizer reads both, the released files included, even where the folder names a class that is not there."""
     from transformers.models.auto.tokenization_auto import AutoTokenizer
 
-    from sparse_circuits.hub.auto_tokenizer import SparseCircuitsTokenizer
+    from sparse_circuits.hub.auto_tokenizer import SparseCircuitsTokenizer, is_our_repo, read_first
     from sparse_circuits.hub.hf_config import CircuitGPTConfig, SparseCircuitsConfig
 
     for config in (SparseCircuitsConfig, CircuitGPTConfig):
         AutoTokenizer.register(config, fast_tokenizer_class=SparseCircuitsTokenizer, exist_ok=True)
+    theirs = AutoTokenizer.from_pretrained.__func__
+    if hasattr(theirs, "reads_ours"):  # by an earlier call
+        return
+
+    @wraps(theirs)
+    def from_pretrained(cls: type, pretrained_model_name_or_path: Any, *inputs: Any, **kwargs: Any) -> Any:
+        where = pretrained_model_name_or_path
+        if not read_first(where):
+            try:
+                return theirs(cls, where, *inputs, **kwargs)
+            except (ValueError, OSError):
+                if not is_our_repo(where, kwargs):
+                    raise
+        return SparseCircuitsTokenizer.from_pretrained(where, *inputs, **kwargs)
+
+    from_pretrained.reads_ours = True  # pyright: ignore[reportAttributeAccessIssue, reportFunctionMemberAccess]
+    AutoTokenizer.from_pretrained = classmethod(from_pretrained)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 ACTIONS: dict[str, Callable[[], None]] = {
@@ -101,4 +119,6 @@ class _Then(Loader):
         _attempt(self.action)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "loader":  # not set yet, in a copy under way
+            raise AttributeError(name)
         return getattr(self.loader, name)

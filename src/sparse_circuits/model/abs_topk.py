@@ -5,6 +5,9 @@ k = int(fraction * width), per token; k = 0 zeroes everything, k = width is the 
 """
 
 import math
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 
 import torch
 from jaxtyping import Bool, Float
@@ -48,12 +51,13 @@ def abs_topk_mask(x: Float[Tensor, "*batch width"], k: int) -> Bool[Tensor, "*ba
 class _AbsTopK(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, k):  # pyright: ignore
-        if _has_kernel(x):
-            out, kept = abs_topk_cpu.abs_topk_forward(x.reshape(-1, x.shape[-1]), k)
-            out, kept = out.view(x.shape), kept.view(x.shape)
-        else:
+        kernel = _forward_kernel(x)
+        if kernel is None:
             kept = abs_topk_mask(x, k)
             out = torch.where(kept, x, 0)
+        else:
+            out, kept = kernel(x.reshape(-1, x.shape[-1]), k)
+            out, kept = out.view(x.shape), kept.view(x.shape)
         ctx.save_for_backward(kept)
         return out
 
@@ -64,6 +68,22 @@ class _AbsTopK(torch.autograd.Function):
             width = grad.shape[-1]
             return abs_topk_cpu.abs_topk_backward(grad.reshape(-1, width), kept.view(-1, width)).view(grad.shape), None
         return torch.where(kept, grad, 0), None
+
+
+def _forward_kernel(x: Tensor) -> Callable[[Tensor, int], tuple[Tensor, Tensor]] | None:
+    """The fast path for tensors like x; None where only the reference serves."""
+    if _has_kernel(x):
+        return abs_topk_cpu.abs_topk_forward
+    if x.is_cuda and not torch.compiler.is_compiling() and _triton_installed():
+        from sparse_circuits.kernels import abs_topk_triton
+
+        return abs_topk_triton.abs_topk_forward if abs_topk_triton.serves(x) else None
+    return None
+
+
+@cache
+def _triton_installed() -> bool:
+    return find_spec("triton") is not None
 
 
 def _has_kernel(x: Tensor) -> bool:

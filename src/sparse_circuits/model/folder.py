@@ -44,13 +44,12 @@ def save_model(
         "model_type": "sparse_circuits",
         "format_version": FORMAT_VERSION,
         "model": config,
-        "config_sha256": json_hash(config),
         "tokenizer_hash": tokenizer_hash,
         "weights_sha256": file_hash(where / WEIGHTS_FILE),
     }
     if model.released is not None:
         stored["released"] = dict(model.released)
-    write_json(where / CONFIG_FILE, stored)
+    write_json(where / CONFIG_FILE, {**stored, "config_sha256": _config_hash(stored)})
 
 
 def read_model(
@@ -68,16 +67,26 @@ def read_model(
         config = ModelConfig.from_dict(stored.get("model", {}))
     except ValueError as error:
         raise ValueError(f"{where / CONFIG_FILE}: {error}") from None
-    if stored.get("config_sha256", json_hash(stored["model"])) != json_hash(stored["model"]):
+    # Folders of the first release have no such hash; they also lack the options that came with it.
+    may_lack = not ModelConfig.model_fields.keys() <= stored["model"].keys()
+    recorded, released = stored.get("config_sha256"), stored.get("released")
+    if recorded != _config_hash(stored) and not (may_lack and "config_sha256" not in stored):
         raise ValueError(
-            f"{where / CONFIG_FILE} was edited: `model` is not what the weights were saved with; restore it"
+            f"{where / CONFIG_FILE} was edited: `model` or `released` is not what was saved with the weights; restore it"
         )
+    if not isinstance(released, dict | None):
+        raise ValueError(f"{where / CONFIG_FILE}: `released` must be an object, not {type(released).__name__}")
     file = open_tensors(where / WEIGHTS_FILE, foreign=False)
     if verify and file_hash(file.path) != stored.get("weights_sha256"):
         raise ValueError(f"{file.path} is not the file this model was saved with (hash differs); restore it or retrain")
     model = assemble(config, _weights(file), check_values=verify, dtype=dtype)
-    model.source, model.released = where, stored.get("released")
+    model.source, model.released = where, released
     return model
+
+
+def _config_hash(stored: dict[str, Any]) -> str:
+    """Hash of what config.json says about the model; with `released`, where there is one."""
+    return json_hash([stored["model"], stored["released"]] if "released" in stored else stored["model"])
 
 
 def _weights(file: TensorFile) -> Weights:

@@ -9,7 +9,7 @@ become zero, in place (METHOD 1b). Masks are not kept between steps: a zeroed we
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from sparse_circuits.config import Config
-from sparse_circuits.kernels import abs_topk_cpu, select_cpu
+from sparse_circuits.kernels import abs_topk_cpu, select_bisect, select_cpu
 from sparse_circuits.model.abs_topk import abs_topk_mask
 
 LATE_EMBED_START = 16 / 21
@@ -166,8 +166,14 @@ def keep_mask(w: Tensor, k: int, rule: Rule) -> Bool[Tensor, "..."]:
         most = min(rule.protect, lines.shape[1])
         alive = abs_topk_cpu.abs_topk_forward(lines, most)[1] if fast else abs_topk_mask(lines, most)
         protected = (alive if rule.axis == "row" else alive.T).reshape(-1)
-    chosen = select_cpu.top_k_mask(flat, protected, k) if fast else reference_top_k(flat, protected, k)
-    return chosen.view(w.shape)
+    return _selection(flat)(flat, protected, k).view(w.shape)
+
+
+def _selection(w: Tensor) -> Callable[[Tensor, Tensor | None, int], Tensor]:
+    """The fastest way to select from tensors like w; all select the same entries."""
+    if w.dtype != torch.float32:
+        return reference_top_k
+    return select_cpu.top_k_mask if w.device.type == "cpu" else select_bisect.top_k_mask
 
 
 def reference_top_k(w: Tensor, protected: Tensor | None, k: int) -> Bool[Tensor, " n"]:

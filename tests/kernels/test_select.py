@@ -1,4 +1,4 @@
-"""The weight selection by three routes: the radix kernel, the plain-torch reference and a sort in plain Python."""
+"""The weight selection by four routes: radix kernel, bisection, the plain-torch reference and a sort in plain Python."""
 
 import math
 
@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparse_circuits.kernels import select_bisect
 from sparse_circuits.kernels.select_cpu import top_k_mask
 from sparse_circuits.train.sparsity import reference_top_k
 
@@ -38,6 +39,7 @@ def test_kernel_reference_and_sort_keep_the_same_entries(case: tuple[list[float]
     flat, guard = torch.tensor(w, dtype=torch.float32), None if protected is None else torch.tensor(protected)
     expected = naive(flat.tolist(), protected, k)
     assert top_k_mask(flat, guard, k).tolist() == expected
+    assert select_bisect.top_k_mask(flat, guard, k).tolist() == expected
     assert reference_top_k(flat, guard, k).tolist() == expected
     assert sum(expected) == k
 
@@ -52,6 +54,7 @@ def test_large_vectors(spread: str) -> None:
             kept = top_k_mask(w, guard, k)
             assert int(kept.sum()) == k
             assert torch.equal(kept, reference_top_k(w, guard, k))
+            assert torch.equal(kept, select_bisect.top_k_mask(w, guard, k))
 
 
 def test_ties_go_to_the_lower_index_after_protection() -> None:
@@ -66,3 +69,9 @@ def test_strided_views_and_leaves_that_require_gradients() -> None:
     assert torch.equal(top_k_mask(w, None, 9), reference_top_k(w.detach(), None, 9))
     halves, guards = torch.randn(100)[::2], (torch.rand(100) < 0.1)[::2]
     assert torch.equal(top_k_mask(halves, guards, 20), reference_top_k(halves, guards, 20))
+
+
+def test_bisection_never_waits_for_the_device() -> None:
+    """On torch's meta device nothing has a value, so whatever asked for one would fail."""
+    w, guard = torch.empty(100, device="meta"), torch.empty(100, dtype=torch.bool, device="meta")
+    assert select_bisect.top_k_mask(w, guard, 9).shape == (100,)
