@@ -162,7 +162,7 @@ def _with_manifest(
         released = manifest.get("released", stored)
         released = None if released is None else dict(released)
         written = write_config(exact, released)
-        meant = read_config(write_config(exact), where, logits_bias=exact.logits_bias)
+        meant = read_config(written, where, logits_bias=exact.logits_bias)
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{where / MANIFEST} is damaged ({error}); remove it to load the folder without it") from None
     remedy = f"restore the folder, or remove {MANIFEST} to load it as it is"

@@ -1,8 +1,8 @@
 """AbsTopK on a GPU: one program per row, the row in registers, the k-th largest |x| by bisection on its bits.
 
 Reference: `model.abs_topk.abs_topk_mask`; the same algorithm as the CPU kernel (kernels.abs_topk_cpu). Steps per row:
-1. widen to fp32 (exact), strip the sign, let NaN count as infinity: integers that order like |x|;
-2. 31 halvings of the interval of thresholds, each one count over the row, leave the largest that k entries reach;
+1. take the bits, strip the sign, let NaN count as infinity: integers that order like |x|;
+2. 31 halvings (15 for 16-bit floats) of the interval of thresholds, each one count over the row, leave the largest that k entries reach;
 3. keep what lies above it, of the entries at it those with the lower index (METHOD D8).
 The gradient goes to kept entries only, by a mask of one byte per entry.
 
@@ -18,12 +18,13 @@ from torch import Tensor
 
 WIDEST = 65_536
 """Entries of the longest row that one program takes."""
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+INFINITY = {torch.float32: 0x7F800000, torch.bfloat16: 0x7F80, torch.float16: 0x7C00}
+"""Bits of infinity, by dtype served."""
 
 
 def serves(x: Tensor) -> bool:
     """Whether the kernel takes rows like those of x."""
-    return x.dtype in DTYPES and 0 < x.shape[-1] <= WIDEST and x.numel() > 0
+    return x.dtype in INFINITY and 0 < x.shape[-1] <= WIDEST and x.numel() > 0
 
 
 def abs_topk_forward(
@@ -35,21 +36,27 @@ def abs_topk_forward(
     out, kept = torch.empty_like(x), torch.empty(x.shape, dtype=torch.bool, device=x.device)
     block = 1 << max(width - 1, 1).bit_length()
     warps = min(16, max(1, block // 256))
-    _keep_largest[(rows,)](x, out, kept.view(torch.uint8), width, k, block=block, num_warps=warps)
+    settings = {"infinity": INFINITY[x.dtype], "wide": x.dtype == torch.float32, "block": block, "num_warps": warps}
+    _keep_largest[(rows,)](x, out, kept.view(torch.uint8), width, k, **settings)
     return out, kept
 
 
 @triton.jit
-def _keep_largest(x_at, out_at, kept_at, width, k, block: tl.constexpr):  # pyright: ignore
+def _keep_largest(x_at, out_at, kept_at, width, k, infinity: tl.constexpr, wide: tl.constexpr, block: tl.constexpr):  # pyright: ignore
     row = tl.program_id(0).to(tl.int64) * width
     column = tl.arange(0, block)
     inside = column < width
     x = tl.load(x_at + row + column, mask=inside, other=0.0)
-    bits = x.to(tl.float32).to(tl.int32, bitcast=True) & 0x7FFFFFFF
-    bits = tl.where(inside, tl.minimum(bits, 0x7F800000), -1)
+    if wide:
+        bits = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    else:
+        bits = x.to(tl.int16, bitcast=True).to(tl.int32) & 0x7FFF
+    bits = tl.where(inside, tl.minimum(bits, infinity), -1)
     low = tl.max(bits, axis=0) * 0
     high = tl.max(bits, axis=0) + 1
-    for _ in range(31):  # afterwards high == low + 1, and low is the largest threshold that k entries reach
+    for _ in range(
+        31 if wide else 15
+    ):  # afterwards high == low + 1, and low is the largest threshold that k entries reach
         middle = low + ((high - low) >> 1)
         enough = tl.sum((bits >= middle).to(tl.int32), axis=0) >= k
         low = tl.where(enough, middle, low)
