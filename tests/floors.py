@@ -32,6 +32,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("model.abs_topk", 2),
     ("model.config", 2),
     ("model.attention", 2),
+    ("model.block", 3),
     ("model.transformer", 3),
     ("model.assemble", 3),
     ("model.edge_weights", 3),

@@ -30,7 +30,7 @@ from sparse_circuits.model.config import NORM_EPS, AbsTopKSite, ModelConfig
 from sparse_circuits.model.folder import model_hash, save_model
 from sparse_circuits.model.transformer import SparseTransformer
 
-BLOCKS, PER_BLOCK = 4, 10
+BLOCKS, PER_BLOCK = 2, 11
 blocks = pytest.mark.parametrize("block", range(BLOCKS))
 KINDS = {
     torch.float32: torch.int32,
@@ -324,7 +324,7 @@ def test_files_are_as_their_readers_expect_them(tmp_path: Path) -> None:
         assert file.metadata() == {"format": "pt"}
         assert "circuit_model.lm_head.weight" not in file.keys()  # noqa: SIM118 (not a dict)
     config = read_json(folder / "config.json")
-    assert config["tie_word_embeddings"] is True is config["tied_unembed"]
+    assert config["tie_word_embeddings"] is config["tied_unembed"] is True
     assert (config["architectures"], config["dtype"]) == (["CircuitGPTForCausalLM"], "float32")
     tensors = stored_pt(export(model, "released", tmp_path / "released"))
     assert tensors["lm_head.weight"].data_ptr() == tensors["transformer.wte.weight"].data_ptr()

@@ -61,7 +61,8 @@ def contrast(model: SparseTransformer, pairs: Pairs, tap: Tap | None = None) -> 
 
 
 def _last_logits(model: SparseTransformer, pairs: Pairs, tap: Tap | None) -> Float[Tensor, "rows V"]:
-    return model(pairs.flat_tokens, tap=tap, logits_at=pairs.last)[:, 0].float()
+    trim = tap is None or (isinstance(tap, Mask) and tap.positionwise)
+    return model(pairs.flat_tokens, tap=tap, logits_at=pairs.last, trim=trim)[:, 0].float()
 
 
 def _contrast(logits: Float[Tensor, "rows V"], pairs: Pairs) -> Float[Tensor, "n 2"]:

@@ -22,7 +22,15 @@ from sparse_circuits.hub.released_tokenizer import MERGES_FILE, VOCABULARY_FILE
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 SETTINGS = ("padding_side", "truncation_side", "model_max_length", "chat_template")
 TOKENS = ("pad_token", "eos_token", "bos_token", "unk_token", "sep_token", "cls_token", "mask_token")
-REFUSED = ("add_prefix_space", "add_bos_token", "add_eos_token", "additional_special_tokens", "extra_special_tokens")
+REFUSED = (
+    "add_bos_token",
+    "add_eos_token",
+    "add_prefix_space",
+    "additional_special_tokens",
+    "extra_special_tokens",
+    "subfolder",
+)
+"""Nothing is ever added to a text, and no token to the model's vocabulary."""
 
 
 class SparseCircuitsTokenizer(PreTrainedTokenizerFast):
@@ -36,9 +44,7 @@ class SparseCircuitsTokenizer(PreTrainedTokenizerFast):
         """
         for name in REFUSED:
             if kwargs.get(name):
-                raise ValueError(
-                    f"this tokenizer takes no {name} (given {one_line(kwargs[name])}): it adds nothing to a text; leave it out"
-                )
+                raise ValueError(f"the tokenizer takes no {name} (given {one_line(kwargs[name])}); leave it out")
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         tokenizer = load_tokenizer(locate_repo(pretrained_model_name_or_path, **hub))
         vocabulary = tokenizer.get_vocab()

@@ -32,7 +32,7 @@ def check_positions(given: Tensor | None, mask: Tensor | None, tokens: Tensor, s
     """Raises ValueError for position_ids other than those the model counts itself."""
     if given is None or not matters or torch.compiler.is_compiling():
         return
-    if given.shape not in (tokens.shape, tokens.shape[1:], (1, tokens.shape[1])):
+    if given.shape not in (tokens.shape, (1, tokens.shape[1])):
         raise ValueError(f"position_ids have shape {list(given.shape)}; allowed: {list(tokens.shape)}")
     real = None if mask is None else mask.bool()
     expected = token_positions(tokens, seen, real).expand_as(tokens)

@@ -109,7 +109,8 @@ def check_tokenizer(tokenizer: Any, model: SparseTransformer) -> str | None:
     tokens, hashed = vocab_size(tokenizer), tokenizer_hash(tokenizer)
     if tokens != model.config.vocab_size:
         raise ValueError(
-            f"the tokenizer has {tokens} tokens, the model {model.config.vocab_size}; give the one the model was trained with"
+            f"the tokenizer has {tokens} tokens, the model {model.config.vocab_size} ({model.source or 'in memory'}); "
+            "give the one the model was trained with"
         )
     if recorded not in (None, hashed):
         raise ValueError(

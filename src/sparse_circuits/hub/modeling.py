@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -38,7 +38,7 @@ from sparse_circuits.hub.hf_inputs import (
 from sparse_circuits.hub.io import push_folder
 from sparse_circuits.hub.layouts import HF_INDEX, write_transformers
 from sparse_circuits.hub.load import load_model, locate_repo, model_folder
-from sparse_circuits.hub.released import read_config, write_config
+from sparse_circuits.hub.released import TRANSFORMERS_KEYS, read_config, write_config
 from sparse_circuits.model.config import ModelConfig
 from sparse_circuits.model.folder import CONFIG_FILE, save_model
 from sparse_circuits.model.taps import Chain, Record, Replace, Tap
@@ -109,8 +109,8 @@ class SparseCircuitsForCausalLM(PreTrainedModel, GenerationMixin):
     def forward(
         self,
         input_ids: Int[Tensor, "B T"] | None = None,
-        attention_mask: Int[Tensor, "B S"] | None = None,
-        position_ids: Int[Tensor, "B T"] | None = None,
+        attention_mask: Shaped[Tensor, "B S"] | None = None,
+        position_ids: Int[Tensor, "#B T"] | None = None,
         past_key_values: Cache | None = None,
         labels: Int[Tensor, "B T"] | None = None,
         use_cache: bool | None = None,
@@ -126,7 +126,7 @@ class SparseCircuitsForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> SparseCircuitsOutput | tuple[Any, ...]:
         """Logits, and what was asked for beside them.
 
-        attention_mask: 1 for tokens, 0 for padding on either side; no token sees padding or counts its place.
+        attention_mask: 1 (or True) for tokens, 0 for padding on either side; no token sees padding or counts its place.
         labels: the input itself; shifted here, -100 ignored. hidden_states: what enters each block, then final_resid
         (before the final norm). attentions: without the sink's share, so rows may sum to less than 1.
         output_activations: site names or globs, delivered as `activations`. interventions: as in `sc.intervene`.
@@ -158,7 +158,8 @@ class SparseCircuitsForCausalLM(PreTrainedModel, GenerationMixin):
         last = None
         if isinstance(logits_to_keep, int) and logits_to_keep == 1 and labels is None:
             last = torch.full((len(input_ids),), input_ids.shape[1] - 1, device=input_ids.device)
-        logits = network(input_ids, tap=taps, logits_at=last, cache=cache, attention_mask=attention_mask)
+        mask = None if attention_mask is None else attention_mask.bool().long()
+        logits = network(input_ids, tap=taps, logits_at=last, cache=cache, attention_mask=mask)
         output = SparseCircuitsOutput(
             loss=None if labels is None else next_token_loss(logits, labels, num_items_in_batch),
             logits=logits if last is not None else kept_logits(logits, logits_to_keep),
@@ -271,8 +272,11 @@ class SparseCircuitsForCausalLM(PreTrainedModel, GenerationMixin):
         refuse_saving(kwargs)
         if is_main_process:
             Path(save_directory).mkdir(parents=True, exist_ok=True)
+            try:
+                self.generation_config.save_pretrained(save_directory)  # checked as it is written, so this comes first
+            except ValueError as error:
+                raise ValueError(" ".join(str(error).split())) from None
             self._write(Path(save_directory), max_shard_size)
-            self.generation_config.save_pretrained(save_directory)
         if push_to_hub:
             self.push_to_hub(repo_id, max_shard_size=max_shard_size, **hub)
 
@@ -313,7 +317,10 @@ class CircuitGPTForCausalLM(SparseCircuitsForCausalLM):
     config_class = CircuitGPTConfig
 
     def _write(self, folder: Path, max_shard_size: int | str) -> None:
-        write_transformers(self.circuit_model, folder, max_shard_size=max_shard_size, extra=self.config.to_diff_dict())
+        network = copy.copy(self.circuit_model)
+        if network.released is not None:  # of those keys the config of today holds
+            network.released = {key: value for key, value in network.released.items() if key not in TRANSFORMERS_KEYS}
+        write_transformers(network, folder, max_shard_size=max_shard_size, extra=self.config.to_diff_dict())
         index = folder / HF_INDEX
         held = set(read_json(index)["weight_map"].values()) if index.is_file() else set()
         for shard in folder.glob("model-*-of-*.safetensors"):  # of what lay there before, in other pieces

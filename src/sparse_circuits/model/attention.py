@@ -49,24 +49,38 @@ def attention_pattern(
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B H S D"],
     sink: Float[Tensor, " H"] | None,
-    real: Bool[Tensor, "B S"] | None = None,
+    visible: Bool[Tensor, "..."] | None = None,
 ) -> Float[Tensor, "B H T K"]:
-    """Causal attention weights, K = S plus one last column for the sink; the last query sees every key.
+    """Attention weights, K = S plus one last column for the sink.
 
-    real: which keys are tokens and not padding; padding is seen by nobody but itself. The sink logit is added as it is,
-    without the scale, and belongs to a value of zero, which is why the other columns sum to less than 1.
+    visible: Bool[T, S] or [B, 1, T, S], None = `causal`. The sink logit is added as it is, without the scale, and belongs
+    to a value of zero, which is why the other columns sum to less than 1.
     """
-    queries, keys = q.shape[2], k.shape[2]
     scores = q @ k.transpose(-1, -2)
     scores = (scores.float() if scores.dtype.itemsize < 4 else scores) / math.sqrt(q.shape[-1])
-    visible = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
-    if real is not None:
-        itself = torch.eye(keys, dtype=torch.bool, device=q.device)[keys - queries :]
-        visible = visible & (real[:, None, None, :] | itself)
-    scores = scores.masked_fill(~visible, -math.inf)
+    seen = causal(q.shape[2], k.shape[2], None, q.device) if visible is None else visible
+    scores = scores.masked_fill(~seen, -math.inf)
     if sink is not None:
         scores = torch.cat([scores, sink.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)], -1)
     return scores.softmax(-1)
+
+
+def causal(queries: int, keys: int, real: Bool[Tensor, "B S"] | None, device: torch.device) -> Bool[Tensor, "... T S"]:
+    """Which keys a query sees when the last query stands at the last key: itself and all before.
+
+    real: which keys are tokens; padding is seen by nobody but itself.
+    """
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    if real is None:
+        return seen
+    itself = torch.eye(keys, dtype=torch.bool, device=device)[keys - queries :]
+    return seen & (real[:, None, None, :] | itself)
+
+
+def up_to(last: Int[Tensor, " B"], keys: int, real: Bool[Tensor, "B S"] | None) -> Bool[Tensor, "B 1 1 S"]:
+    """Which keys one query per row sees, which stands at key `last`."""
+    seen = torch.arange(keys, device=last.device) <= last[:, None]
+    return (seen if real is None else seen & real)[:, None, None, :]
 
 
 def token_positions(tokens: Int[Tensor, "B T"], seen: int, real: Bool[Tensor, "B S"] | None) -> Int[Tensor, "..."]:

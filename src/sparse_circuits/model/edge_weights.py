@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from sparse_circuits.model.transformer import MLP, Attention, Block, SparseTransformer
+from sparse_circuits.model.block import MLP, Attention, Block
+from sparse_circuits.model.transformer import SparseTransformer
 
 
 class SitePair(NamedTuple):

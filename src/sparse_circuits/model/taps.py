@@ -97,6 +97,11 @@ class Mask:
             raise ValueError(f"no ablation values for {named}; give one value per channel of every masked site")
         self.masks, self.values = dict(masks), dict(values)
 
+    @property
+    def positionwise(self) -> bool:
+        """Whether all positions are treated alike, so that a pass may leave out those that nobody reads."""
+        return all(part.dim() == 1 or part.shape[-2] == 1 for part in (*self.masks.values(), *self.values.values()))
+
     def wants(self, site: str) -> bool:
         return site in self.masks
 

@@ -22,153 +22,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sparse_circuits.kernels import sink_attention
-from sparse_circuits.model.abs_topk import abs_topk
-from sparse_circuits.model.attention import Cache, attention_pattern, token_positions
-from sparse_circuits.model.config import AbsTopKSite, ModelConfig
+from sparse_circuits.model.attention import Cache, token_positions
+from sparse_circuits.model.block import Block, Context, Norm, Site, at
+from sparse_circuits.model.config import ModelConfig
 from sparse_circuits.model.taps import Tap
 from sparse_circuits.sites import FINAL_SITE, split_site, start_sites
-
-
-class Site:
-    """Delivers activations of one pass to the tap, under the name of their layer."""
-
-    def __init__(self, tap: Tap | None, prefix: str = "") -> None:
-        self.tap, self.prefix = tap, prefix
-
-    def __call__(self, name: str, x: Tensor) -> Tensor:
-        site = self.prefix + name
-        return self.tap(site, x) if self.tap is not None and self.tap.wants(site) else x
-
-    def wanted(self, name: str) -> bool:
-        """Whether anybody listens there."""
-        return self.tap is not None and self.tap.wants(self.prefix + name)
-
-
-UNHEARD = Site(None)
-
-
-class Context:
-    """What the blocks of one pass share beside the residual stream."""
-
-    def __init__(self, positions: Tensor | None = None, real: Tensor | None = None, cache: Cache | None = None) -> None:
-        self.positions = positions
-        """Float[T or B T, p]: concatenated position vectors, raw; every sublayer norms them for itself."""
-        self.real = real
-        """Bool[B, S]: keys that are no padding; None = all."""
-        self.cache = cache
-
-
-class Norm(nn.Module):
-    """RMSNorm x / sqrt(mean(x^2) + eps) * gain; LayerNorm is the same on x - mean(x), plus a bias if configured."""
-
-    def __init__(self, width: int, config: ModelConfig) -> None:
-        super().__init__()
-        self.centered, self.eps = config.norm == "layer", config.eps
-        self.gain = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width)) if self.centered and config.ln_bias else None
-
-    def forward(self, x: Float[Tensor, "*batch w"], site: Site = UNHEARD, name: str = "") -> Float[Tensor, "*batch w"]:
-        wide = x.float() if x.dtype.itemsize < 4 else x
-        wide = wide - wide.mean(-1, keepdim=True) if self.centered else wide
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        x = (wide * site(name, scale)).to(x.dtype) * self.gain
-        return x if self.bias is None else x + self.bias
-
-
-class Sublayer(nn.Module):
-    """What attention and MLP share: how they read the residual stream."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.norm = Norm(config.d_model, config)
-        self.pos_norm = None if config.d_pos_emb is None else Norm(config.d_pos_emb, config)
-
-    def read(self, x: Float[Tensor, "B T d"], site: Site, kind: str, context: Context) -> Float[Tensor, "B T d_read"]:
-        """The normed stream, beside it the normed positions, through AbsTopK (over both together)."""
-        u = self.norm(x, site, f"{kind}.norm_scale")
-        if self.pos_norm is not None and context.positions is not None:
-            positions = self.pos_norm(context.positions)
-            u = torch.cat([u, positions.expand(*u.shape[:-1], -1)], -1)
-        return site(f"{kind}.act_in", self.sparse(u, "attn_in" if kind == "attn" else "mlp_in"))
-
-    def sparse(self, x: Float[Tensor, "B T w"], place: AbsTopKSite) -> Float[Tensor, "B T w"]:
-        """AbsTopK as configured for this place."""
-        return abs_topk(x, self.config.kept(place, x.shape[-1]))
-
-
-class Attention(Sublayer):
-    """Multi-head causal attention; its result is what the block adds to the residual stream."""
-
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__(config)
-        self.layer = layer
-        self.c_attn = nn.Linear(config.d_read, 3 * config.d_attn, bias=config.bias)
-        self.c_proj = nn.Linear(config.d_attn, config.d_model, bias=config.bias)
-        self.sink = nn.Parameter(torch.zeros(config.n_head)) if config.sink else None
-
-    def forward(self, x: Float[Tensor, "B T d"], site: Site, context: Context) -> Float[Tensor, "B T d"]:
-        q, k, v = self.c_attn(self.read(x, site, "attn", context)).chunk(3, -1)
-        q = site("attn.q", self.sparse(q, "attn_q"))
-        k = site("attn.k", self.sparse(k, "attn_k"))
-        v = site("attn.v", self.sparse(v, "attn_v"))
-        y = site("attn.y", self.attend(self.heads(q), self.heads(k), self.heads(v), site, context))
-        return site("attn.resid_delta", self.sparse(self.c_proj(y), "attn_out"))
-
-    def heads(self, x: Float[Tensor, "B T A"]) -> Float[Tensor, "B H T D"]:
-        """Splits the width into heads."""
-        return x.unflatten(-1, (self.config.n_head, self.config.d_head)).transpose(1, 2)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, site: Site, context: Context) -> Float[Tensor, "B T A"]:
-        """Attention over heads; the pattern is formed only where somebody asks for it or no fused kernel serves."""
-        if context.cache is not None:
-            k, v = context.cache.extend(self.layer, k, v)
-        plain = q.shape[2] == k.shape[2] and context.real is None  # no earlier tokens in the cache, no padding
-        if plain and not site.wanted("attn.pattern") and sink_attention.available(q):
-            y = sink_attention.sink_attention(q, k, v, self.sink)
-        else:
-            pattern = site("attn.pattern", attention_pattern(q, k, self.sink, context.real))
-            y = pattern[..., : k.shape[2]].to(v.dtype) @ v
-        return y.transpose(1, 2).flatten(2)
-
-
-class MLP(Sublayer):
-    """One hidden layer; its result is what the block adds to the residual stream."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        self.act = F.gelu if config.activation == "gelu" else F.relu
-        self.c_fc = nn.Linear(config.d_read, config.mlp_width, bias=config.bias)
-        self.c_proj = nn.Linear(config.mlp_width, config.d_model, bias=config.bias)
-
-    def forward(self, x: Float[Tensor, "B T d"], site: Site, context: Context) -> Float[Tensor, "B T d"]:
-        h = self.act(site("mlp.pre_act", self.c_fc(self.read(x, site, "mlp", context))))
-        h = site("mlp.post_act", self.sparse(h, "mlp_neuron"))
-        return site("mlp.resid_delta", self.sparse(self.c_proj(h), "mlp_out"))
-
-
-class Block(nn.Module):
-    """Attention, then MLP, each added to the residual stream."""
-
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        self.rectified = config.residual_activation == "relu"
-        self.attn = Attention(config, layer)
-        self.mlp = MLP(config)
-
-    def forward(
-        self, x: Float[Tensor, "B T d"], site: Site, context: Context, from_mid: bool
-    ) -> Float[Tensor, "B T d"]:
-        if not from_mid:
-            x = site("resid_in", x)
-            x = self.attn.sparse(self.rectify(x + self.attn(x, site, context)), "resid_post_attn")
-        x = site("resid_mid", x)
-        return self.mlp.sparse(self.rectify(x + self.mlp(x, site, context)), "resid_post_mlp")
-
-    def rectify(self, x: Float[Tensor, "B T d"]) -> Float[Tensor, "B T d"]:
-        """The residual stream's own nonlinearity, where the config asks for one."""
-        return F.relu(x) if self.rectified else x
 
 
 class SparseTransformer(nn.Module):
@@ -225,6 +83,7 @@ class SparseTransformer(nn.Module):
         start: tuple[str, Float[Tensor, "B T d"]] | None = None,
         *,
         logits_at: Int[Tensor, " B"] | None = None,
+        trim: bool = False,
         cache: Cache | None = None,
         attention_mask: Int[Tensor, "B S"] | None = None,
         weights: Mapping[str, Tensor] | None = None,
@@ -234,19 +93,23 @@ class SparseTransformer(nn.Module):
         tap: sees, and may replace, the activation at every site it wants.
         start: (residual site, its activation); the pass is entered there, before the tap of that site.
         logits_at: position per row; logits are then formed there only and T_out = 1.
+        trim: with logits_at, the last block forms only what those logits need: its sites from q on (k and v aside), and all
+        after it, hold that one position. Not with a cache.
         cache: keys and values of earlier tokens, extended in place.
         attention_mask: 1 for tokens, 0 for padding, over cached and given tokens; no token sees padding or counts its place.
         weights: parameters to use instead of the model's own for this pass (METHOD D13), by name.
         Raises ValueError for token ids outside the vocabulary, an unknown start site, more tokens than there are positions,
         and misshapen or unknown inputs.
         """
-        given = {"start": start, "logits_at": logits_at, "cache": cache, "attention_mask": attention_mask}
+        given = {"start": start, "logits_at": logits_at, "trim": trim, "cache": cache, "attention_mask": attention_mask}
         if weights is not None:
             self._check_weights(weights)
             return torch.func.functional_call(self, dict(weights), (tokens,), {"tap": tap, **given})
         if logits_at is not None and logits_at.shape != tokens.shape[:1]:
             found, rows = list(logits_at.shape), len(tokens)
             raise ValueError(f"logits_at has shape {found}; allowed: [{rows}], one position per row of tokens")
+        if trim and (logits_at is None or cache is not None):
+            raise ValueError("trim needs logits_at, and no cache; leave it out")
         self._check_tokens(tokens)
         seen = 0 if cache is None else cache.length
         real = self._real(tokens, attention_mask, seen)
@@ -255,12 +118,15 @@ class SparseTransformer(nn.Module):
         first, x = self._enter(tokens, positions, tap, start)
         for layer, block in enumerate(self.blocks):
             if layer >= first[0]:
-                x = block(x, Site(tap, f"{layer}."), context, from_mid=first == (layer, "resid_mid"))
+                only = logits_at if trim and layer == len(self.blocks) - 1 else None
+                x = block(x, Site(tap, f"{layer}."), context, first == (layer, "resid_mid"), only)
         site = Site(tap)
+        if trim and first[0] == len(self.blocks):  # entered behind the last block
+            x = at(x, logits_at)
         x = self.final_norm(site(FINAL_SITE, x), site, "final_norm_scale")
         if logits_at is not None:
-            rows = torch.arange(len(tokens), device=tokens.device)
-            x, tokens = x[rows, logits_at].unsqueeze(1), tokens[rows, logits_at].unsqueeze(1)
+            x = x if trim else at(x, logits_at)
+            tokens = tokens.gather(1, logits_at[:, None])
         logits = self.unembed(x)
         logits = logits if self.logits_bias is None else logits + self.logits_bias
         if self.bigram is None and not site.wanted("bigram"):

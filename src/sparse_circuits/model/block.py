@@ -1,0 +1,204 @@
+"""One block of the model: attention and MLP, what they read, and the sites at which a tap listens.
+
+The equations are at the top of model.transformer. A `Site` hands activations to the tap under their layer's name; a `Context` is
+what all blocks of a pass share beside the residual stream.
+
+Shapes: B batch, T tokens, S keys, d d_model, p d_pos_emb, H heads, D d_head, A = H * D, M d_mlp.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sparse_circuits.kernels import sink_attention
+from sparse_circuits.model.abs_topk import abs_topk
+from sparse_circuits.model.attention import Cache, attention_pattern, causal, up_to
+from sparse_circuits.model.config import AbsTopKSite, ModelConfig
+from sparse_circuits.model.taps import Tap
+
+
+class Site:
+    """Delivers activations of one pass to the tap, under the name of their layer."""
+
+    def __init__(self, tap: Tap | None, prefix: str = "") -> None:
+        self.tap, self.prefix = tap, prefix
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        site = self.prefix + name
+        return self.tap(site, x) if self.tap is not None and self.tap.wants(site) else x
+
+    def wanted(self, name: str) -> bool:
+        """Whether anybody listens there."""
+        return self.tap is not None and self.tap.wants(self.prefix + name)
+
+
+UNHEARD = Site(None)
+
+
+class Context:
+    """What the blocks of one pass share beside the residual stream."""
+
+    def __init__(
+        self,
+        positions: Tensor | None = None,
+        real: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> None:
+        self.positions = positions
+        """Float[T or B T, p]: concatenated position vectors, raw; every sublayer norms them for itself."""
+        self.real = real
+        """Bool[B, S]: keys that are no padding; None = all."""
+        self.cache = cache
+
+    def at(self, only: Int[Tensor, " B"]) -> "Context":
+        """The same for one position per row."""
+        if self.positions is None:
+            return self
+        picked = self.positions[only].unsqueeze(1) if self.positions.dim() == 2 else at(self.positions, only)
+        return Context(picked, self.real, self.cache)
+
+
+def at(x: Float[Tensor, "B T w"], only: Int[Tensor, " B"] | None) -> Float[Tensor, "B T_out w"]:
+    """One position per row, T_out = 1; None leaves all."""
+    return x if only is None else x[torch.arange(len(x), device=x.device), only].unsqueeze(1)
+
+
+class Norm(nn.Module):
+    """RMSNorm x / sqrt(mean(x^2) + eps) * gain; LayerNorm is the same on x - mean(x), plus a bias if configured."""
+
+    def __init__(self, width: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.centered, self.eps = config.norm == "layer", config.eps
+        self.gain = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if self.centered and config.ln_bias else None
+
+    def forward(self, x: Float[Tensor, "*batch w"], site: Site = UNHEARD, name: str = "") -> Float[Tensor, "*batch w"]:
+        wide = x.float() if x.dtype.itemsize < 4 else x
+        wide = wide - wide.mean(-1, keepdim=True) if self.centered else wide
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        x = (wide * site(name, scale)).to(x.dtype) * self.gain
+        return x if self.bias is None else x + self.bias
+
+
+class Sublayer(nn.Module):
+    """What attention and MLP share: how they read the residual stream."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.norm = Norm(config.d_model, config)
+        self.pos_norm = None if config.d_pos_emb is None else Norm(config.d_pos_emb, config)
+
+    def read(self, x: Float[Tensor, "B T d"], site: Site, kind: str, context: Context) -> Float[Tensor, "B T d_read"]:
+        """The normed stream, beside it the normed positions, through AbsTopK (over both together)."""
+        u = self.norm(x, site, f"{kind}.norm_scale")
+        if self.pos_norm is not None and context.positions is not None:
+            positions = self.pos_norm(context.positions)
+            u = torch.cat([u, positions.expand(*u.shape[:-1], -1)], -1)
+        return site(f"{kind}.act_in", self.sparse(u, "attn_in" if kind == "attn" else "mlp_in"))
+
+    def sparse(self, x: Float[Tensor, "B T w"], place: AbsTopKSite) -> Float[Tensor, "B T w"]:
+        """AbsTopK as configured for this place."""
+        return abs_topk(x, self.config.kept(place, x.shape[-1]))
+
+
+class Attention(Sublayer):
+    """Multi-head causal attention; its result is what the block adds to the residual stream."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__(config)
+        self.layer = layer
+        self.c_attn = nn.Linear(config.d_read, 3 * config.d_attn, bias=config.bias)
+        self.c_proj = nn.Linear(config.d_attn, config.d_model, bias=config.bias)
+        self.sink = nn.Parameter(torch.zeros(config.n_head)) if config.sink else None
+
+    def forward(
+        self, x: Float[Tensor, "B T d"], site: Site, context: Context, only: Int[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B T_out d"]:
+        """only: the one position per row whose result is needed; T_out is then 1."""
+        u = self.read(x, site, "attn", context)
+        if only is None:
+            q, k, v = self.c_attn(u).chunk(3, -1)
+        else:
+            q, k, v = self.project(at(u, only), 0), self.project(u, 1), self.project(u, 2)
+        q = site("attn.q", self.sparse(q, "attn_q"))
+        k = site("attn.k", self.sparse(k, "attn_k"))
+        v = site("attn.v", self.sparse(v, "attn_v"))
+        y = site("attn.y", self.attend(self.heads(q), self.heads(k), self.heads(v), site, context, only))
+        return site("attn.resid_delta", self.sparse(self.c_proj(y), "attn_out"))
+
+    def project(self, u: Float[Tensor, "B T d_read"], third: int) -> Float[Tensor, "B T A"]:
+        """One third of c_attn: 0 q, 1 k, 2 v."""
+        rows = slice(third * self.config.d_attn, (third + 1) * self.config.d_attn)
+        return F.linear(u, self.c_attn.weight[rows], None if self.c_attn.bias is None else self.c_attn.bias[rows])
+
+    def heads(self, x: Float[Tensor, "B T A"]) -> Float[Tensor, "B H T D"]:
+        """Splits the width into heads."""
+        return x.unflatten(-1, (self.config.n_head, self.config.d_head)).transpose(1, 2)
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, site: Site, context: Context, only: Tensor | None
+    ) -> Float[Tensor, "B T_out A"]:
+        """Attention over heads; the pattern is formed only where somebody asks for it or no fused kernel serves."""
+        if context.cache is not None:
+            k, v = context.cache.extend(self.layer, k, v)
+        whole = only is None and q.shape[2] == k.shape[2]  # every position asks, none lies in the cache
+        if whole and context.real is None and not site.wanted("attn.pattern") and sink_attention.available(q):
+            y = sink_attention.sink_attention(q, k, v, self.sink)
+        else:
+            if only is None:
+                visible = causal(q.shape[2], k.shape[2], context.real, q.device)
+            else:
+                visible = up_to(only, k.shape[2], context.real)
+            pattern = site("attn.pattern", attention_pattern(q, k, self.sink, visible))
+            y = pattern[..., : k.shape[2]].to(v.dtype) @ v
+        return y.transpose(1, 2).flatten(2)
+
+
+class MLP(Sublayer):
+    """One hidden layer; its result is what the block adds to the residual stream."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.act = F.gelu if config.activation == "gelu" else F.relu
+        self.c_fc = nn.Linear(config.d_read, config.mlp_width, bias=config.bias)
+        self.c_proj = nn.Linear(config.mlp_width, config.d_model, bias=config.bias)
+
+    def forward(self, x: Float[Tensor, "B T d"], site: Site, context: Context) -> Float[Tensor, "B T d"]:
+        h = self.act(site("mlp.pre_act", self.c_fc(self.read(x, site, "mlp", context))))
+        h = site("mlp.post_act", self.sparse(h, "mlp_neuron"))
+        return site("mlp.resid_delta", self.sparse(self.c_proj(h), "mlp_out"))
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.rectified = config.residual_activation == "relu"
+        self.attn = Attention(config, layer)
+        self.mlp = MLP(config)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T d"],
+        site: Site,
+        context: Context,
+        from_mid: bool,
+        only: Int[Tensor, " B"] | None = None,
+    ) -> Float[Tensor, "B T_out d"]:
+        """only: the one position per row that is needed after this block; T_out is then 1."""
+        if from_mid:
+            x = at(x, only)
+        else:
+            x = site("resid_in", x)
+            delta = self.attn(x, site, context, only)
+            x = self.attn.sparse(self.rectify(at(x, only) + delta), "resid_post_attn")
+        context = context if only is None else context.at(only)
+        x = site("resid_mid", x)
+        return self.mlp.sparse(self.rectify(x + self.mlp(x, site, context)), "resid_post_mlp")
+
+    def rectify(self, x: Float[Tensor, "B T d"]) -> Float[Tensor, "B T d"]:
+        """The residual stream's own nonlinearity, where the config asks for one."""
+        return F.relu(x) if self.rectified else x
