@@ -109,7 +109,7 @@ def train(vocab_size: int) -> tuple[Tokenizer, dict[str, int], list[tuple[str, s
 def write_released_tokenizer(
     folder: Path, vocabulary: dict[str, int], merges: list[tuple[str, str]], *, end: bool = True, version: bool = True
 ) -> Path:
-    """`vocab.bpe` + `encoder.json`. end: whether the latter lists the end token. version: whether the former opens with a line of its own."""
+    """`vocab.bpe` + `encoder.json`. end: the latter lists the end token. version: the former opens with `#version`."""
     folder.mkdir(parents=True, exist_ok=True)
     listed = {**vocabulary, END_OF_TEXT: len(vocabulary)} if end else vocabulary
     (folder / "encoder.json").write_text(json.dumps(listed), "utf-8")
@@ -121,9 +121,9 @@ def write_released_tokenizer(
 # --- other processes
 
 
-def fresh(code: str, *arguments: object, **environment: str) -> str:
-    """What a new Python process prints; warnings are errors there."""
-    started = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
+def fresh(code: str, *arguments: object, warnings: str = "error", **environment: str) -> str:
+    """What a new Python process prints; warnings are errors there unless told otherwise."""
+    started = [sys.executable, "-W", warnings, "-c", code, *map(str, arguments)]
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONPATH": str(SOURCE)}
     done = subprocess.run(

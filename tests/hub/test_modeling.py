@@ -7,7 +7,9 @@ right or in between, gives what it gives alone, in one pass, in pieces, in greed
 import copy
 import json
 import math
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +30,7 @@ from hub.hf_folders import (
     VARIANTS,
     VOCABULARY,
     draw_tokens,
+    fresh,
     released_folder,
     small_network,
 )
@@ -937,8 +940,6 @@ class FakeHub:
 
     def upload_folder(self, api: Any, *, repo_id: str, folder_path: Path, **options: Any) -> Any:
         self.calls.append(("upload_folder", repo_id, options, api.token))
-        import shutil
-
         shutil.copytree(folder_path, self.root / repo_id, dirs_exist_ok=True)
         return type("Done", (), {"commit_url": f"https://hub.example/{repo_id}/commit/1"})()
 
@@ -981,10 +982,8 @@ def test_save_pretrained_can_push(hub: FakeHub, tmp_path: Path) -> None:
 
 def test_a_hub_that_refuses(hub: FakeHub) -> None:
     from huggingface_hub.errors import HfHubHTTPError
-    from requests import Response  # what the Hub's errors carry
 
-    response = Response()
-    response.status_code = 403
+    response: Any = SimpleNamespace(headers={}, request=None)
     model = around(small_network("learned"))
     for refusal in (OSError("no route\nto host"), HfHubHTTPError("403 Forbidden:\nyou may not", response=response)):
         hub.refuse = refusal
@@ -1038,6 +1037,5 @@ print("done")
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_a_compiled_model_is_the_model(backend: str) -> None:
     """In a process of its own: there the package runs as users have it, without the suite's shape checks."""
-    from hub.hf_folders import fresh
-
-    assert fresh(COMPILED, Path(__file__).parent.parent, backend, ",".join(VARIANTS)).endswith("done\n")
+    tests = Path(__file__).parent.parent
+    assert fresh(COMPILED, tests, backend, ",".join(VARIANTS), warnings="default").endswith("done\n")

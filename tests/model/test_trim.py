@@ -1,4 +1,4 @@
-"""Forming only what one position's logits need gives those logits: every option, masked, padded, entered half-way."""
+"""What a pass may leave out gives the same logits: positions nobody reads, channels that a mask holds constant."""
 
 from collections.abc import Callable
 
@@ -77,6 +77,27 @@ def test_what_a_tap_sees(model: SparseTransformer, tokens: Tensor) -> None:
         assert act.shape == expected.shape
         if model.config.afrac is None:
             torch.testing.assert_close(act, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 0.9])
+@pytest.mark.parametrize("trim", [False, True])
+def test_a_mask_that_knows_what_it_keeps(model: SparseTransformer, tokens: Tensor, share: float, trim: bool) -> None:
+    """Constant channels are folded into biases, sites without a kept channel are not computed: the same logits."""
+    model, generator = model.double(), torch.Generator().manual_seed(5)
+    widths = {site: model.widths[site] for site in node_sites(model.config.n_layer)}
+    values = {site: torch.randn(w, generator=generator, dtype=torch.float64) for site, w in widths.items()}
+    chosen = {site: torch.rand(w, generator=generator) < share for site, w in widths.items()}
+    chosen["1.mlp.resid_delta" if model.config.n_layer > 1 else "0.mlp.resid_delta"][:] = False  # a whole sublayer
+    masks = {
+        site: ((torch.rand(3, 1, len(some), generator=generator) < 0.7) & some).double()
+        for site, some in chosen.items()
+    }
+    kept = {site: some.nonzero().flatten() for site, some in chosen.items()}
+    where = {"logits_at": LAST, "trim": True} if trim else {}
+    plain, knowing = Mask(masks, values), Mask(masks, values, kept)
+    close(model(tokens, tap=knowing, **where), model(tokens, tap=plain, **where))
+    one = {site: mask[0, 0] for site, mask in masks.items()}  # the mask of a circuit has no batch axis
+    close(model(tokens, tap=Mask(one, values, kept), **where), model(tokens, tap=Mask(one, values), **where))
 
 
 def test_refusals(make_model: Callable[..., SparseTransformer], tokens: Tensor) -> None:

@@ -100,7 +100,8 @@ class MaskScorer:
     def tap(self, masks: Float[Tensor, "K N"], rows: int) -> Mask:
         """A tap for K * rows batch rows, mask k for rows k * rows onwards."""
         masks = masks.to(self.pairs.tokens.device)
-        return Mask(self.layout.batched(masks, rows), {site: self.values[site] for site in self.layout.widths})
+        values = {site: self.values[site] for site in self.layout.widths}
+        return Mask(self.layout.batched(masks, rows), values, self.layout.kept(masks))
 
     @torch.no_grad()
     def losses(self, masks: Float[Tensor, "K N"]) -> Float[Tensor, "K n"]:
@@ -150,8 +151,8 @@ def circuit_tap(circuit: Circuit, model: SparseTransformer) -> Mask:
             f"the circuit's ablation values do not fit this model at {wrong[0]}; give the model it was made on"
         )
     device = next(model.parameters()).device
-    masks = layout.split(layout.flat(circuit.nodes).to(device))
-    return Mask(masks, {site: values[site].to(device) for site in layout.widths})
+    mask = layout.flat(circuit.nodes).to(device)
+    return Mask(layout.split(mask), {site: values[site].to(device) for site in layout.widths}, layout.kept(mask[None]))
 
 
 @torch.no_grad()

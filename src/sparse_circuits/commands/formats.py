@@ -38,7 +38,7 @@ def model_export(
     return Output(asdict(written), f"{to} folder {out}, {written.bytes:,} bytes")
 
 
-def model_push(folder: Where, repo: str, private: bool = False, common: Shared = DEFAULTS) -> Output:  # noqa: ARG001 (options of every verb)
+def model_push(folder: Where, repo: Where, private: bool = False, common: Shared = DEFAULTS) -> Output:  # noqa: ARG001 (options of every verb)
     """Uploads an exported folder to the Hugging Face Hub, as who `hf auth login` says you are.
 
     Args:

@@ -148,7 +148,7 @@ def push_folder(
     Raises ValueError, one line, if the Hub refuses or cannot be reached.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
     where = Path(folder)
     if not any((where / name).is_file() for name in ("config.json", "beeg_config.json")):
@@ -158,7 +158,7 @@ def push_folder(
         made = api.create_repo(repo_id, private=private, exist_ok=True)
         options = {"commit_message": f"Upload {repo_id}", **{key: value for key, value in commit.items() if value}}
         done = api.upload_folder(repo_id=made.repo_id, folder_path=where, **options)
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except (HTTPError, OSError, ValueError) as error:  # the Hub's refusals, no network, a name it does not allow
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{where} was not uploaded to {repo_id} ({reason}); log in with `hf auth login` and try again"

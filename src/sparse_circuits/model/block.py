@@ -15,7 +15,7 @@ from sparse_circuits.kernels import sink_attention
 from sparse_circuits.model.abs_topk import abs_topk
 from sparse_circuits.model.attention import Cache, attention_pattern, causal, up_to
 from sparse_circuits.model.config import AbsTopKSite, ModelConfig
-from sparse_circuits.model.taps import Tap
+from sparse_circuits.model.taps import Mask, Tap
 
 
 class Site:
@@ -31,6 +31,19 @@ class Site:
     def wanted(self, name: str) -> bool:
         """Whether anybody listens there."""
         return self.tap is not None and self.tap.wants(self.prefix + name)
+
+    def fixed(self, name: str) -> Tensor | None:
+        """The activation [w] there, where a mask makes it the same whatever comes in."""
+        return self.tap.fixed(self.prefix + name) if isinstance(self.tap, Mask) else None
+
+    def linear(self, name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """weight @ (the activation at the site) + bias. Channels that a mask holds constant are folded into the bias."""
+        narrow = self.tap.narrow(self.prefix + name, x) if isinstance(self.tap, Mask) else None
+        if narrow is None:
+            return F.linear(self(name, x), weight, bias)
+        kept, masked, others = narrow
+        constant = weight @ others
+        return F.linear(masked, weight.index_select(1, kept), constant if bias is None else constant + bias)
 
 
 UNHEARD = Site(None)
@@ -91,12 +104,17 @@ class Sublayer(nn.Module):
         self.pos_norm = None if config.d_pos_emb is None else Norm(config.d_pos_emb, config)
 
     def read(self, x: Float[Tensor, "B T d"], site: Site, kind: str, context: Context) -> Float[Tensor, "B T d_read"]:
-        """The normed stream, beside it the normed positions, through AbsTopK (over both together)."""
+        """The normed stream, beside it the normed positions, through AbsTopK (over both together); what act_in is."""
         u = self.norm(x, site, f"{kind}.norm_scale")
         if self.pos_norm is not None and context.positions is not None:
             positions = self.pos_norm(context.positions)
             u = torch.cat([u, positions.expand(*u.shape[:-1], -1)], -1)
-        return site(f"{kind}.act_in", self.sparse(u, "attn_in" if kind == "attn" else "mlp_in"))
+        return self.sparse(u, "attn_in" if kind == "attn" else "mlp_in")
+
+    def deliver(self, site: Site, name: str, x: Float[Tensor, "B T w"], place: AbsTopKSite) -> Float[Tensor, "B T w"]:
+        """The activation at a site: AbsTopK, then the tap; no AbsTopK where a mask fixes all of it anyway."""
+        fixed = site.fixed(name)
+        return site(name, self.sparse(x, place)) if fixed is None else fixed.to(x.dtype).expand_as(x)
 
     def sparse(self, x: Float[Tensor, "B T w"], place: AbsTopKSite) -> Float[Tensor, "B T w"]:
         """AbsTopK as configured for this place."""
@@ -117,21 +135,13 @@ class Attention(Sublayer):
         self, x: Float[Tensor, "B T d"], site: Site, context: Context, only: Int[Tensor, " B"] | None = None
     ) -> Float[Tensor, "B T_out d"]:
         """only: the one position per row whose result is needed; T_out is then 1."""
-        u = self.read(x, site, "attn", context)
-        if only is None:
-            q, k, v = self.c_attn(u).chunk(3, -1)
-        else:
-            q, k, v = self.project(at(u, only), 0), self.project(u, 1), self.project(u, 2)
-        q = site("attn.q", self.sparse(q, "attn_q"))
-        k = site("attn.k", self.sparse(k, "attn_k"))
-        v = site("attn.v", self.sparse(v, "attn_v"))
+        u, weight, bias = self.read(x, site, "attn", context), self.c_attn.weight, self.c_attn.bias
+        q, k, v = site.linear("attn.act_in", u, weight, bias).chunk(3, -1)
+        q = self.deliver(site, "attn.q", at(q, only), "attn_q")
+        k = self.deliver(site, "attn.k", k, "attn_k")
+        v = self.deliver(site, "attn.v", v, "attn_v")
         y = site("attn.y", self.attend(self.heads(q), self.heads(k), self.heads(v), site, context, only))
-        return site("attn.resid_delta", self.sparse(self.c_proj(y), "attn_out"))
-
-    def project(self, u: Float[Tensor, "B T d_read"], third: int) -> Float[Tensor, "B T A"]:
-        """One third of c_attn: 0 q, 1 k, 2 v."""
-        rows = slice(third * self.config.d_attn, (third + 1) * self.config.d_attn)
-        return F.linear(u, self.c_attn.weight[rows], None if self.c_attn.bias is None else self.c_attn.bias[rows])
+        return self.deliver(site, "attn.resid_delta", self.c_proj(y), "attn_out")
 
     def heads(self, x: Float[Tensor, "B T A"]) -> Float[Tensor, "B H T D"]:
         """Splits the width into heads."""
@@ -166,9 +176,10 @@ class MLP(Sublayer):
         self.c_proj = nn.Linear(config.mlp_width, config.d_model, bias=config.bias)
 
     def forward(self, x: Float[Tensor, "B T d"], site: Site, context: Context) -> Float[Tensor, "B T d"]:
-        h = self.act(site("mlp.pre_act", self.c_fc(self.read(x, site, "mlp", context))))
-        h = site("mlp.post_act", self.sparse(h, "mlp_neuron"))
-        return site("mlp.resid_delta", self.sparse(self.c_proj(h), "mlp_out"))
+        w = self.read(x, site, "mlp", context)
+        h = self.act(site("mlp.pre_act", site.linear("mlp.act_in", w, self.c_fc.weight, self.c_fc.bias)))
+        h = site.linear("mlp.post_act", self.sparse(h, "mlp_neuron"), self.c_proj.weight, self.c_proj.bias)
+        return self.deliver(site, "mlp.resid_delta", h, "mlp_out")
 
 
 class Block(nn.Module):
@@ -193,11 +204,14 @@ class Block(nn.Module):
             x = at(x, only)
         else:
             x = site("resid_in", x)
-            delta = self.attn(x, site, context, only)
+            fixed = site.fixed("attn.resid_delta")
+            delta = self.attn(x, site, context, only) if fixed is None else fixed
             x = self.attn.sparse(self.rectify(at(x, only) + delta), "resid_post_attn")
         context = context if only is None else context.at(only)
         x = site("resid_mid", x)
-        return self.mlp.sparse(self.rectify(x + self.mlp(x, site, context)), "resid_post_mlp")
+        fixed = site.fixed("mlp.resid_delta")
+        delta = self.mlp(x, site, context) if fixed is None else fixed
+        return self.mlp.sparse(self.rectify(x + delta), "resid_post_mlp")
 
     def rectify(self, x: Float[Tensor, "B T d"]) -> Float[Tensor, "B T d"]:
         """The residual stream's own nonlinearity, where the config asks for one."""

@@ -88,14 +88,36 @@ class Mask:
     masks: site -> Float[..., w], 1 kept, 0 ablated; values between 0 and 1 mix, Bool is read as 1 and 0. Shape
     [B, 1, w] gives every row of the batch its own mask. values: site -> Float[..., w], the ablation values mu, of
     shape [w], [B, 1, w] or [B, T, w]. Sites not in `masks` pass unchanged.
+    kept: site -> Int[n], the channels that any row keeps, where the caller knows them and values are [w]: the others are then
+    constants, and the pass need not compute them (same result up to rounding).
     """
 
-    def __init__(self, masks: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        masks: Mapping[str, Tensor],
+        values: Mapping[str, Tensor],
+        kept: Mapping[str, Tensor] | None = None,
+    ) -> None:
         missing = [site for site in masks if site not in values]
         if missing:
             named = ", ".join(missing)
             raise ValueError(f"no ablation values for {named}; give one value per channel of every masked site")
-        self.masks, self.values = dict(masks), dict(values)
+        self.masks, self.values, self.kept = dict(masks), dict(values), dict(kept or {})
+
+    def fixed(self, site: str) -> Float[Tensor, " w"] | None:
+        """The activation at a site where nothing is kept, None elsewhere."""
+        kept = self.kept.get(site)
+        return self.values[site] if kept is not None and not len(kept) else None
+
+    def narrow(self, site: str, x: Float[Tensor, "B T w"]) -> tuple[Tensor, Tensor, Tensor] | None:
+        """(channels that any row keeps, their masked activation [B, T, n], the values [w] of all others, 0 at those kept);
+        None where they are not known, or not few enough to be worth it."""
+        kept = self.kept.get(site)
+        if kept is None or 2 * len(kept) > x.shape[-1]:
+            return None
+        mask, values = self.masks[site].index_select(-1, kept).to(x.dtype), self.values[site]
+        masked = torch.addcmul(values[kept] * (1 - mask), x.index_select(-1, kept), mask)
+        return kept, masked, values.index_fill(0, kept, 0.0)
 
     @property
     def positionwise(self) -> bool:

@@ -71,6 +71,10 @@ class NodeLayout:
         """Site -> Float[S * rows, 1, w]: mask s for each of the batch rows s * rows .. (s + 1) * rows - 1."""
         return {site: part.repeat_interleave(rows, 0).unsqueeze(1) for site, part in self.split(masks).items()}
 
+    def kept(self, masks: Float[Tensor, "S N"]) -> dict[str, Tensor]:
+        """Site -> Int[n]: the channels that any of the masks keeps."""
+        return {site: part.nonzero().flatten() for site, part in self.split((masks != 0).any(0).float()).items()}
+
 
 def heaviside(tau: Float[Tensor, "*batch"], temperature: float) -> Float[Tensor, "*batch"]:
     """1 where tau >= 0, else 0; gradient sigmoid'(tau / temperature) / temperature."""

@@ -118,8 +118,18 @@ def prune_seeds(
     problem = _prepare(model, task, tokenizer, target_loss, recipe, reference)
     least_loss = recipe.least_loss_share * target_loss
     tau = learn_masks(model, problem.values, problem.pairs["train"], recipe, seeds, progress, least_loss=least_loss)
+    finished: dict[bytes, Circuit] = {}
+    found = []
     with torch.no_grad():
-        return tuple(_finish(problem, (row >= 0).float(), seed, progress) for row, seed in zip(tau, seeds, strict=True))
+        for row, seed in zip(tau, seeds, strict=True):
+            active = row >= 0
+            key = active.numpy().tobytes()
+            if key in finished:  # seeds often learn the same mask; what follows depends on nothing else
+                progress.say(f"seed {seed}: the mask of seed {finished[key].seed}")
+            else:
+                finished[key] = _finish(problem, active.float(), seed, progress)
+            found.append(finished[key].replace(seed=seed))
+    return tuple(found)
 
 
 def best(circuits: Sequence[Circuit]) -> Circuit:
