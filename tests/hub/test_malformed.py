@@ -35,7 +35,7 @@ from sparse_circuits.files import file_hash, new_folder, read_json, write_json
 from sparse_circuits.hub import layouts
 from sparse_circuits.hub.io import export_model
 from sparse_circuits.model.config import ModelConfig
-from sparse_circuits.model.folder import save_model
+from sparse_circuits.model.folder import FIRST_FIELDS, model_hash, save_model
 from sparse_circuits.model.transformer import SparseTransformer
 
 CONFIG: Config = {"block_size": 6, "vocab_size": 9, "n_layer": 2, "n_head": 2, "d_model": 8, "d_head": 3}
@@ -565,12 +565,11 @@ def test_a_folder_of_the_first_release_still_loads(tmp_path: Path) -> None:
     model = SparseTransformer(ModelConfig(vocab_size=9, n_layer=1, d_model=4, n_head=1)).initialize(0).eval()
     with new_folder(tmp_path / "model") as draft:
         save_model(model, draft, dense=True)
-    later = ("logits_bias", "tied_unembed", "bias", "norm", "ln_bias", "activation", "residual_activation", "positions")
-    later = (*later, "d_pos_emb", "sinusoidal_positions")
     stored = read_json(tmp_path / "model" / "config.json")
-    old = {name: value for name, value in stored["model"].items() if name not in later}
+    old = {name: value for name, value in stored["model"].items() if name in FIRST_FIELDS} | {"norm_eps": 2.0**-23}
     folder = edited(tmp_path / "model", "config_sha256", model=old)
-    assert sc.load_model(folder).config == model.config
+    loaded = sc.load_model(folder)
+    assert loaded.config == model.config.replace(norm_eps=2.0**-23) and model_hash(loaded) == model_hash(model)
     assert isinstance(load(edited(folder, model={**old, "afrac": 2.0})), str)
 
 

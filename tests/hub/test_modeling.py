@@ -141,6 +141,7 @@ def alone(model: Any, rows: list[Tensor], **keywords: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@settings(max_examples=30)
 @given(batches(), st.booleans())
 def test_a_padded_row_gives_what_it_gives_alone(variant: str, batch: Any, other_padding: bool) -> None:
     model, (rows, tokens, mask) = WIDE[variant], batch
@@ -1002,17 +1003,19 @@ import sys, torch
 from sparse_circuits.hub.hf_config import SparseCircuitsConfig
 from sparse_circuits.hub.modeling import SparseCircuitsForCausalLM
 sys.path.insert(0, sys.argv[1])
-from hub.hf_folders import VARIANTS, draw_tokens, small_network
-backend, tokens = sys.argv[2], draw_tokens(2, 6)
-mask = torch.ones(2, 6, dtype=torch.long)
+from hub.hf_folders import draw_tokens, small_network
+backend, variants, whole = sys.argv[2], sys.argv[3].split(","), sys.argv[4] == "whole"
+tokens, mask = draw_tokens(2, 6), torch.ones(2, 6, dtype=torch.long)
 mask[0, :2] = 0
-for variant in sys.argv[3].split(","):
-    network = small_network(variant)
+for variant in variants:
+    network = small_network(variant, n_layer=2 if whole else 1)
     torch.compiler.reset()
     compiled = torch.compile(network, backend=backend, fullgraph=True)
     with torch.no_grad():
-        for given in (None, mask):
+        for given in (None, mask) if whole else (None,):
             torch.testing.assert_close(compiled(tokens, attention_mask=given), network(tokens, attention_mask=given))
+    if not whole:
+        continue
     loss = torch.nn.functional.cross_entropy(compiled(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
     loss.backward()
     found = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
@@ -1023,19 +1026,28 @@ for variant in sys.argv[3].split(","):
     for name, p in network.named_parameters():
         if p.grad is not None:
             torch.testing.assert_close(found[name], p.grad, rtol=1e-3, atol=1e-5)
-    torch.compiler.reset()
     around = torch.compile(model, backend=backend)
     with torch.no_grad():
-        for keywords in ({}, {"attention_mask": mask}, {"labels": tokens}, {"output_hidden_states": True}):
-            one, other = around(tokens, **keywords), model(tokens, **keywords)
-            torch.testing.assert_close(one.logits, other.logits)
-            assert (one.loss is None) == (other.loss is None)
+        one, other = around(tokens, attention_mask=mask, labels=tokens), model(tokens, attention_mask=mask, labels=tokens)
+    torch.testing.assert_close(one.logits, other.logits)
+    torch.testing.assert_close(one.loss, other.loss)
 print("done")
 """
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_a_compiled_model_is_the_model(backend: str) -> None:
-    """In a process of its own: there the package runs as users have it, without the suite's shape checks."""
-    tests = Path(__file__).parent.parent
-    assert fresh(COMPILED, tests, backend, ",".join(VARIANTS), warnings="default").endswith("done\n")
+def compile_in_a_fresh_process(backend: str, variants: str, extent: str) -> None:
+    """There the package runs as users have it, without the suite's shape checks; torch's own warnings are let through."""
+    found = fresh(COMPILED, Path(__file__).parent.parent, backend, variants, extent, warnings="default")
+    assert found.endswith("done\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "variants"), [("eager", "concat"), ("aot_eager", "learned_tied")])
+def test_a_compiled_model_is_the_model(backend: str, variants: str) -> None:
+    compile_in_a_fresh_process(backend, variants, "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler on this machine")
+def test_a_model_compiled_to_machine_code_is_the_model() -> None:
+    compile_in_a_fresh_process("inductor", "learned_tied", "forward")

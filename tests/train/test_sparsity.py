@@ -233,3 +233,68 @@ def test_nonzeros_count_matrices_and_biases_without_the_bigram_table() -> None:
         model.embed.weight[0] = 0
         model.get_parameter("bigram.weight")[0] = 0
     assert nonzeros(model) == (total - 16, total)
+
+
+# --- the options of the released models
+
+
+RELEASED = {"norm": "layer", "positions": "concat", "d_pos_emb": 4, "logits_bias": True}
+
+
+def kept_of(model: SparseTransformer, config: SparsityConfig) -> dict[str, int]:
+    """Nonzero entries of every tensor after the projection, which changes no other entry."""
+    before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    project(model, config, rules(model, config), 1.0)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, torch.where(tensor != 0, before[name], 0.0)), name
+    return {name: int(tensor.count_nonzero()) for name, tensor in model.state_dict().items()}
+
+
+def test_norms_sinks_fixed_tables_and_fixed_positions_stay_dense() -> None:
+    model = model_of(**RELEASED, sinusoidal_positions=True, learnable_bigram=False)
+    with torch.no_grad():
+        model.get_buffer("logits_bias").fill_(1.0)
+    config = SparsityConfig(fraction=0.2, min_alive=0)
+    sizes = {name: tensor.numel() for name, tensor in model.state_dict().items()}
+    dense = {name for name in sizes if "norm" in name or name.endswith("sink")}
+    dense |= {"bigram.weight", "logits_bias", "positions.weight"}
+    assert len(dense) == 2 * (8 + 1) + 2 + 3  # per layer four norms with gain and bias, and the sinks
+    assert not dense & {rule.name for rule in rules(model, config)}
+    expected = {name: size if name in dense else int(0.2 * size) for name, size in sizes.items()}
+    assert kept_of(model, config) == expected
+
+
+@pytest.mark.parametrize("positions", ["learned", "concat"])
+def test_learned_positions_are_sparsified_with_the_blocks_and_no_row_protected(positions: str) -> None:
+    """8 positions with 4 channels each: at f = 0.1 three entries of 32 are left, wherever they are largest."""
+    model = model_of(positions=positions, d_pos_emb=4 if positions == "concat" else None)
+    width = 4 if positions == "concat" else 16
+    with torch.no_grad():
+        model.get_parameter("positions.weight")[1:].mul_(1e-6)
+    config = SparsityConfig(fraction=0.1, embed_fraction=0.9, min_alive=1, min_alive_embed=1)
+    assert kept_of(model, config)["positions.weight"] == int(0.1 * 8 * width)
+    assert model.get_parameter("positions.weight")[1:].count_nonzero() == 0
+
+
+def test_a_tied_unembedding_is_sparsified_and_counted_once() -> None:
+    tied, apart = model_of(tied_unembed=True), model_of()
+    config = SparsityConfig(fraction=0.1, embed_fraction=0.25, min_alive=0, min_alive_embed=2)
+    assert [rule.name for rule in rules(tied, config) if rule.is_embed] == ["embed.weight"]
+    assert nonzeros(tied)[1] == nonzeros(apart)[1] - 40 * 16
+    kept = kept_of(tied, config)
+    assert kept["embed.weight"] == kept["unembed.weight"] == 40 * 16 // 4
+    assert int((tied.embed.weight != 0).sum(-1).min()) >= 2
+    assert nonzeros(tied) == (sum(int(tied.get_parameter(r.name).count_nonzero()) for r in rules(tied, config)), 11_136)
+
+
+def test_counts_leave_out_norms_fixed_tables_and_buffers() -> None:
+    """Fixed positions are no weights that sparsity could reach, but they are nonzero weights of the model."""
+    plain, fixed = model_of(norm="layer", learnable_bigram=False, logits_bias=True), model_of(**RELEASED)
+    assert nonzeros(plain) == nonzeros(model_of())
+    wider = 2 * (4 * 48 + 4 * 64)  # c_attn and c_fc read four channels more
+    assert nonzeros(fixed)[1] == nonzeros(plain)[1] + wider + 8 * 4
+
+
+def test_a_model_without_biases_has_none_to_sparsify() -> None:
+    model = model_of(bias=False, norm="layer")
+    assert not any(rule.name.endswith("bias") for rule in rules(model, SparsityConfig(fraction=0.5, min_alive=0)))

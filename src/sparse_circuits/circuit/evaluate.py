@@ -106,11 +106,16 @@ class MaskScorer:
     @torch.no_grad()
     def losses(self, masks: Float[Tensor, "K N"]) -> Float[Tensor, "K n"]:
         """Task loss of every mask on every pair, nats."""
-        rows, tokens = self.pairs.flat_tokens.shape
+        groups = self.pairs.by_length(len(masks))
+        found = torch.cat([self._losses(masks, self.pairs.take(group)) for group in groups], -1)
+        return found[:, torch.cat(groups).argsort()]
+
+    def _losses(self, masks: Float[Tensor, "K N"], pairs: Pairs) -> Float[Tensor, "K n"]:
+        rows, tokens = pairs.flat_tokens.shape
         per_chunk = max(1, CHUNK_TOKENS // (rows * tokens))
         found = []
         for chunk in masks.split(per_chunk):
-            repeated = repeat_pairs(self.pairs, len(chunk))
+            repeated = repeat_pairs(pairs, len(chunk))
             found.append(pair_losses(self.model, repeated, self.tap(chunk, rows), self.kind).view(len(chunk), -1))
         return torch.cat(found)
 

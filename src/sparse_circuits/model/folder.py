@@ -19,6 +19,11 @@ from sparse_circuits.model.transformer import SparseTransformer
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+FIRST_FIELDS = (
+    *("vocab_size", "n_layer", "d_model", "n_head", "d_head", "d_mlp", "block_size"),
+    *("afrac", "afrac_sites", "sink", "bigram", "norm", "positions"),
+)
+"""Fields of ModelConfig in the first release; norm_eps, always a number then, besides."""
 
 
 def save_model(
@@ -118,7 +123,10 @@ def stored_tokenizer_hash(folder: str | Path) -> str | None:
 def model_hash(model: SparseTransformer) -> str:
     """sha256 of config and weights: what a circuit remembers of its model.
 
-    Fields at their default are left out, so a release that adds an option leaves the hashes of older models as they were.
+    Options that came after the first release count only where they are chosen, so adding one leaves the hashes of all older
+    models, and with them circuits and reference values, as they were.
     """
-    chosen = model.config.model_dump(mode="json", exclude_defaults=True)
-    return json_hash([chosen, tensors_hash(own_tensors(model))])
+    config = model.config
+    first = config.model_dump(mode="json", include=set(FIRST_FIELDS))
+    chosen = config.model_dump(mode="json", exclude_defaults=True)
+    return json_hash([{**first, **chosen, "norm_eps": config.eps}, tensors_hash(own_tensors(model))])

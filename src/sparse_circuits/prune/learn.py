@@ -57,7 +57,8 @@ def learn_masks(
         with progress.bar("pruning", config.steps) as bar:
             for step in range(config.steps):
                 adam.param_groups[0]["lr"] = config.lr * _schedule(step, config)
-                batch = _join([_draw(pairs, config.batch_pairs, draw) for draw in draws])
+                drawn = [torch.randint(pairs.n, (config.batch_pairs,), generator=draw) for draw in draws]
+                batch = pairs.take(torch.cat(drawn))
                 losses = _masked_losses(model, values, layout, tau, batch, config, scale)
                 kept = heaviside(tau, config.temperature).sum(-1)
                 (losses + _price(step, config) * kept).sum().backward()
@@ -101,21 +102,6 @@ def _price(step: int, config: PruneConfig) -> float:
     return config.k_coef * min((step + 1) / warm, 1.0) if warm else config.k_coef
 
 
-def _draw(pairs: Pairs, n: int, draw: torch.Generator) -> Pairs:
-    return pairs.take(torch.randint(pairs.n, (n,), generator=draw))
-
-
-def _join(parts: Sequence[Pairs]) -> Pairs:
-    """The batches of all seeds, one after the other."""
-    return Pairs(
-        torch.cat([part.tokens for part in parts]),
-        torch.cat([part.lengths for part in parts]),
-        torch.cat([part.completions for part in parts]),
-        tuple(text for part in parts for text in part.texts),
-        parts[0].fixed_completions,
-    )
-
-
 def _masked_losses(
     model: SparseTransformer,
     values: Mapping[str, Tensor],
@@ -125,13 +111,16 @@ def _masked_losses(
     config: PruneConfig,
     scale: float,
 ) -> Float[Tensor, " S"]:
-    """Task loss of every seed's mask on its own part of the batch."""
-    masks = layout.batched(heaviside(tau, config.temperature), 2 * config.batch_pairs)
-    tap = Mask(masks, {site: values[site] for site in layout.widths})
-    if scale == 1.0:
-        losses = pair_losses(model, batch, tap, config.loss_kind)
-    else:
-        losses = binary_losses(scale * contrast(model, batch, tap))
+    """Task loss of every seed's mask on its own part of the batch, the seeds' parts one after the other."""
+    masks, groups, found = heaviside(tau, config.temperature), batch.by_length(), []
+    for group in groups:
+        part, owner = batch.take(group), (group // config.batch_pairs).repeat_interleave(2)
+        tap = Mask(layout.owned(masks, owner), {site: values[site] for site in layout.widths})
+        if scale == 1.0:
+            found.append(pair_losses(model, part, tap, config.loss_kind))
+        else:
+            found.append(binary_losses(scale * contrast(model, part, tap)))
+    losses = torch.cat(found)[torch.cat(groups).argsort()]
     return losses.view(len(tau), -1).mean(-1)
 
 

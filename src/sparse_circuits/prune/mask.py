@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparse_circuits.sites import NODE_BLOCK_SITES, Node, split_site
@@ -70,6 +70,10 @@ class NodeLayout:
     def batched(self, masks: Float[Tensor, "S N"], rows: int) -> dict[str, Tensor]:
         """Site -> Float[S * rows, 1, w]: mask s for each of the batch rows s * rows .. (s + 1) * rows - 1."""
         return {site: part.repeat_interleave(rows, 0).unsqueeze(1) for site, part in self.split(masks).items()}
+
+    def owned(self, masks: Float[Tensor, "S N"], owner: Int[Tensor, " B"]) -> dict[str, Tensor]:
+        """Site -> Float[B, 1, w]: mask owner[b] for batch row b."""
+        return {site: part[owner].unsqueeze(1) for site, part in self.split(masks).items()}
 
     def kept(self, masks: Float[Tensor, "S N"]) -> dict[str, Tensor]:
         """Site -> Int[n]: the channels that any of the masks keeps."""

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from ..data.tokenizer import encode_batch, token_text
 
+GROUP_TOKENS, MOST_GROUPS = 4096, 4
+"""`Pairs.by_length`: a forward of fewer tokens than this gains nothing from a shorter one beside it."""
 MAX_PROMPT = 255
 """Tokens of a prompt; longer ones lose their beginning (METHOD 1e)."""
 
@@ -90,11 +92,21 @@ class Pairs:
         return self.lengths.flatten() - 1
 
     def take(self, indices: Sequence[int] | Int64[Tensor, "m"]) -> "Pairs":
-        """The pairs at these indices, in this order."""
+        """The pairs at these indices, in this order, padded to the longest of them."""
         chosen = [int(index) for index in indices]
         rows = torch.tensor(chosen, dtype=torch.long, device=self.tokens.device)
         texts = tuple(self.texts[index] for index in chosen)
-        return Pairs(self.tokens[rows], self.lengths[rows], self.completions[rows], texts, self.fixed_completions)
+        lengths = self.lengths[rows]
+        tokens = self.tokens[rows][..., : int(lengths.max())] if chosen else self.tokens[rows]
+        return Pairs(tokens, lengths, self.completions[rows], texts, self.fixed_completions)
+
+    def by_length(self, copies: int = 1) -> list[Int64[Tensor, "m"]]:
+        """Indices of the pairs in a few groups of similar length, which need less padding than all together; one group where
+        the batch (taken `copies` times) is too small to gain by it."""
+        tokens = copies * self.tokens.numel()
+        groups = max(1, min(MOST_GROUPS, self.n, tokens // GROUP_TOKENS))
+        order = self.lengths.max(-1).values.sort(stable=True).indices
+        return list(order.tensor_split(groups))
 
     def to(self, device: torch.device | str) -> "Pairs":
         """The same pairs on another device."""
