@@ -1,4 +1,4 @@
-# make quickstart | test | lint. Each target builds what it needs of .venv first; nothing has to be installed by hand.
+# make quickstart | test | bench | lint. Each target builds what it needs of .venv first; nothing has to be installed by hand.
 #
 #   PYTHON       the interpreter .venv is made from (default: python3.11, else python3)
 #   TORCH_INDEX  a package index to take torch from, e.g. one with CPU-only or CUDA builds (default: pip's own)
@@ -16,12 +16,13 @@ RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint types clean
+.PHONY: help quickstart test bench lint types clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make quickstart  corpus, training, pruning and a report in one go on a CPU, into runs/quickstart"
 	@echo "make test        lint, types, then every test this machine can run"
+	@echo "make bench       ours against straightforward torch, on this machine, in under 5 minutes"
 	@echo "make lint        ruff: rules and formatting"
 	@echo "make types       pyright on the package"
 	@echo "make clean       remove .venv, caches and build outputs (runs/ stays)"
@@ -31,6 +32,9 @@ quickstart: $(RUNTIME)
 
 test: lint types
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(RUNTIME)
+	@$(BIN)/sparse-circuits bench
 
 lint: $(DEV)
 	@$(BIN)/ruff check .

@@ -107,6 +107,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("bench.plain", 9),
     ("bench.training", 9),
     ("bench.loading", 9),
+    ("bench.pruning", 9),
     ("bench.suite", 9),
     ("commands.common", 10),
     ("commands.*", 10),

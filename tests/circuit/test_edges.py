@@ -5,6 +5,7 @@ d_model 3, one head of width 2, three hidden neurons, vocabulary 5. Channel 0 ca
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
@@ -14,14 +15,15 @@ from sparse_circuits.model.config import ModelConfig
 from sparse_circuits.model.edge_weights import site_biases, site_pairs
 from sparse_circuits.model.generate import intervene, record
 from sparse_circuits.model.transformer import SparseTransformer
+from sparse_circuits.prune.mask import NodeLayout
 from sparse_circuits.sites import Edge, Node, TokenEdge
 
 PROMPT, COMPLETIONS = (0, 1, 2), (3, 4)
 
 
-def empty_model(sink: bool = True) -> SparseTransformer:
+def empty_model(sink: bool = True, **options: Any) -> SparseTransformer:
     config = ModelConfig(vocab_size=5, n_layer=2, d_model=3, n_head=1, d_head=2, d_mlp=3, block_size=8, sink=sink)
-    model = SparseTransformer(config).initialize(0)
+    model = SparseTransformer(config.replace(**options)).initialize(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.fill_(1.0 if name.endswith("gain") else 0.0)
@@ -202,3 +204,116 @@ def test_biases_are_what_a_site_gets_from_silent_sources(random_model: SparseTra
         silent = {pair.source.replace("attn.v", "attn.y"): torch.zeros(1)}
         intervene(random_model, tokens, {**silent, before: lambda x, seen=seen: seen.append(x) or x})
         torch.testing.assert_close(seen[0][0, 0], biases[pair.target])
+
+
+# --- positions and models without biases
+
+
+READS_POSITION = nodes("1.mlp.act_in[4]", "1.mlp.post_act[2]", "1.mlp.resid_delta[0]", "final_resid[0]")
+
+
+def concat_model() -> SparseTransformer:
+    """Position channel 1 (act_in[4]) differs along the prompt, channel 0 (act_in[3]) is zero everywhere."""
+    model = empty_model(positions="concat", d_pos_emb=2)
+    put(model, "positions.weight", 5, 1, 0.5)
+    put(model, "embed.weight", 1, 1, 2.0)
+    put(model, "blocks.1.mlp.c_fc.weight", 2, 3, 4.0)
+    put(model, "blocks.1.mlp.c_fc.weight", 2, 4, 4.0)
+    put(model, "blocks.1.mlp.c_proj.weight", 0, 2, 1.5)
+    put(model, "unembed.weight", 3, 0, 6.0)
+    return model
+
+
+def test_a_path_may_begin_at_a_concatenated_position() -> None:
+    edges = found(concat_model(), READS_POSITION)
+    assert edges.edges == (
+        Edge(Node("1.mlp.act_in", 4), Node("1.mlp.post_act", 2), 4.0),
+        Edge(Node("1.mlp.post_act", 2), Node("1.mlp.resid_delta", 0), 1.5),
+    )
+    assert edges.constant == () and edges.candidates == ()
+    assert edges.edges_embed == ()  # position channels are none of the embedding's
+    assert edges.edges_unembed == (TokenEdge(3, Node("final_resid", 0), 6.0),)
+
+
+def test_a_position_channel_of_zeros_varies_with_nothing() -> None:
+    kept = (*nodes("1.mlp.act_in[3]"), *READS_POSITION[1:])
+    edges = found(concat_model(), kept)
+    assert edges.constant == kept and edges.candidates == ()
+    both = found(concat_model(), (*nodes("1.mlp.act_in[3]"), *READS_POSITION))
+    assert both.constant == nodes("1.mlp.act_in[3]")
+    assert [edge.source.channel for edge in both.edges if edge.source.site == "1.mlp.act_in"] == [3, 4]
+
+
+def test_embed_edges_are_for_residual_channels_only() -> None:
+    """E[1, 1] is read by act_in[1], not by act_in[4], though both are channel 1 of their part."""
+    kept = (*nodes("1.mlp.act_in[1]"), *READS_POSITION)
+    edges = found(concat_model(), kept)
+    assert edges.edges_embed == (TokenEdge(1, Node("1.mlp.act_in", 1), 2.0),)
+    assert edges.candidates == nodes("1.mlp.act_in[1]")  # no weight leads on from there
+
+
+def test_nothing_written_to_the_stream_reaches_a_position_channel() -> None:
+    kept = (*nodes("0.mlp.resid_delta[1]"), *READS_POSITION)
+    assert found(concat_model(), kept).candidates == nodes("0.mlp.resid_delta[1]")
+
+
+def test_position_nodes_move_the_logits_by_the_edge_they_have() -> None:
+    """The model agrees: on a prompt of one repeated token the channel that counts as varying does, the other does not."""
+    model = concat_model()
+    acts = record(model, torch.full((1, 8), 2), "1.mlp.act_in")["1.mlp.act_in"][0]
+    varies = (acts != acts[0]).any(0).tolist()
+    assert varies == [False, False, False, False, True]
+
+
+def test_a_path_may_begin_where_added_positions_write() -> None:
+    model = paper_model()
+    learned = empty_model(positions="learned")
+    learned.load_state_dict({**learned.state_dict(), **model.state_dict()})
+    assert found(learned, CHAIN, prompt=(0,)).constant == CHAIN  # no token of the prompt writes anything
+    put(learned, "positions.weight", 7, 0, 1.0)
+    edges = found(learned, CHAIN, prompt=(0,))
+    assert edges.constant == () and edges.candidates == () and edges.edges_embed == ()
+    other = empty_model(positions="learned")
+    other.load_state_dict({**learned.state_dict(), "positions.weight": torch.zeros(8, 3)})
+    put(other, "positions.weight", 7, 2, 1.0)  # a channel that nobody kept reads
+    assert found(other, CHAIN, prompt=(0,)).constant == CHAIN
+    put(other, "positions.weight", 7, 1, 1.0)  # read by 1.mlp.act_in[1], half way down
+    assert found(other, CHAIN, prompt=(0,)).constant == CHAIN[:3]
+
+
+def test_a_model_without_biases_has_no_edges_of_them() -> None:
+    model = empty_model(bias=False)
+    weights = {name: value for name, value in paper_model().state_dict().items() if name in model.state_dict()}
+    model.load_state_dict(weights)
+    assert site_biases(model) == {}
+    with_biases, without = found(paper_model(), CHAIN), found(model, CHAIN)
+    assert without.edges_bias == () != with_biases.edges_bias
+    assert without.edges == with_biases.edges and without.constant == ()
+
+
+def test_a_tied_unembedding_counts_on_both_ends() -> None:
+    model = empty_model(tied_unembed=True)
+    put(model, "embed.weight", 1, 0, 2.0)
+    put(model, "embed.weight", 3, 0, 6.0)
+    edges = found(model, nodes("final_resid[0]"))
+    assert edges.edges_embed == (TokenEdge(1, Node("final_resid", 0), 2.0),)
+    assert edges.edges_unembed == (TokenEdge(3, Node("final_resid", 0), 6.0),)
+
+
+def test_nodes_of_a_model_with_concatenated_positions() -> None:
+    """What is read is d + p wide, and every channel of it is a node that a mask can drop and a name that can be read."""
+    config = ModelConfig(
+        vocab_size=5, n_layer=3, d_model=6, n_head=2, d_head=5, d_mlp=7, positions="concat", d_pos_emb=4
+    )
+    layout = NodeLayout.of(config.widths)
+    d, p, a, m = 6, 4, 10, 7
+    assert layout.size == 3 * (2 * (d + p) + 3 * a + 2 * d + m) + d
+    assert layout.node(layout.index(Node("1.mlp.act_in", 9))) == Node("1.mlp.act_in", 9)
+    assert Node.parse("1.mlp.act_in[9]") in layout.nodes(torch.ones(layout.size))
+    assert layout.split(torch.zeros(layout.size))["2.attn.act_in"].shape == (d + p,)
+
+
+def test_nodes_of_the_largest_model_of_the_paper_are_as_many_as_published() -> None:
+    """num_total_nodes of csp_yolo1 in a published file (RELEASE_FORMAT 1.9)."""
+    config = ModelConfig(vocab_size=2048, n_layer=12, d_model=1024, n_head=128, d_head=8, positions="learned")
+    assert NodeLayout.of(config.widths).size == 136_192

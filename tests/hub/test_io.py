@@ -351,23 +351,26 @@ def fresh(code: str, where: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["own", "bare"])
-def test_the_snippet_of_a_transformers_card_runs(name: str, exports: dict[str, Path]) -> None:
-    folder = exports[f"{name} transformers"]
-    code = snippet(folder)
-    assert "sc.load_model" not in code and ("AutoTokenizer" in code.split("import", 3)[3].split("\n", 1)[1]) == (
-        name == "own"
-    )
-    assert re.fullmatch(r"tensor\(\[\[.*\]\]\)\n", fresh(code, folder), re.DOTALL)
+def in_turn(folders: list[Path]) -> str:
+    """The snippets one after the other, each in its folder and with nothing left from the one before."""
+    return "\n".join(f"import os; os.chdir({str(folder)!r}); exec({snippet(folder)!r}, {{}})" for folder in folders)
+
+
+def test_the_snippets_of_transformers_cards_run(exports: dict[str, Path], tmp_path: Path) -> None:
+    folders = [exports["own transformers"], exports["bare transformers"]]
+    for folder in folders:
+        code = snippet(folder)
+        assert "sc." not in code and "import sparse_circuits" in code
+        assert ("AutoTokenizer.from_pretrained" in code) == (folder / "tokenizer.json").exists()
+    said = fresh(in_turn(folders), tmp_path)
+    assert re.fullmatch(r"(tensor\(\[\[[\d\s,]+\]\]\)\n){2}", said), said
 
 
 def test_the_snippets_of_all_other_cards_run(exports: dict[str, Path], tmp_path: Path) -> None:
-    """One after the other in one fresh process, each in its folder and with nothing left from the one before."""
     others = [folder for name, folder in exports.items() if not name.endswith("transformers")]
     for folder in others:
         assert ("load_tokenizer" in snippet(folder)) == (folder / "tokenizer.json").exists()
-    pieces = [f"import os; os.chdir({str(folder)!r}); exec({snippet(folder)!r}, {{}})" for folder in others]
-    said = fresh("\n".join(pieces), tmp_path)
+    said = fresh(in_turn(others), tmp_path)
     shapes = re.findall(r"torch.Size\(\[1, \d+, (\d+)\]\)\n\['0.mlp.post_act'", said)
     assert shapes == [str(sc.load_model(folder).config.vocab_size) for folder in others]
 

@@ -30,7 +30,7 @@ from sparse_circuits.model.config import NORM_EPS, AbsTopKSite, ModelConfig
 from sparse_circuits.model.folder import model_hash, save_model
 from sparse_circuits.model.transformer import SparseTransformer
 
-BLOCKS, PER_BLOCK = 2, 11
+BLOCKS, PER_BLOCK = 2, 9
 blocks = pytest.mark.parametrize("block", range(BLOCKS))
 KINDS = {
     torch.float32: torch.int32,
@@ -141,9 +141,9 @@ def test_the_cases_hold_what_could_be_lost() -> None:
         assert 3 <= sum(key in config for config in configs) < len(configs), key
     own = [own_config(seed) for seed in range(BLOCKS * PER_BLOCK)]
     for positions in ("none", "learned", "concat"):
-        assert sum(config.positions == positions for config in own) >= 5
-    assert sum(config.bigram and not config.learnable_bigram for config in own) >= 5
-    assert sum(config.tied_unembed and config.positions == "none" for config in own) >= 5
+        assert sum(config.positions == positions for config in own) >= 4
+    assert sum(config.bigram and not config.learnable_bigram for config in own) >= 4
+    assert sum(config.tied_unembed and config.positions == "none" for config in own) >= 4
 
 
 @blocks
@@ -290,7 +290,7 @@ def test_what_a_layout_cannot_say_is_refused(
 
 
 def test_bfloat16_stays_what_it_is(tmp_path: Path) -> None:
-    for seed in range(8):
+    for seed in range(5):
         model = own_model(seed).to(torch.bfloat16)
         folder = save(model, tmp_path / f"{seed}")
         for to in ("transformers", "own", "sparse"):

@@ -186,11 +186,11 @@ def test_flips_in_every_file_of_an_export(make: Callable[[Path], Path], tmp_path
     folder = make(tmp_path / "model")
     before = known(sc.load_model(folder))
     for name in sorted(file.name for file in folder.glob("*.json")):
-        for place in flip(folder, name, 150, 4):
+        for place in flip(folder, name, 110, 4):
             for verify in (True, False):
                 assert unharmed(load(folder, verify), before), (name, place)
     for file in (*folder.glob("*.safetensors"), *folder.glob("*.pt")):
-        for place in flip(folder, file.name, 80, 5):
+        for place in flip(folder, file.name, 60, 5):
             assert isinstance(load(folder), str), (file.name, place)
 
 
@@ -216,11 +216,12 @@ def test_flips_in_a_downloaded_folder(tmp_path: Path) -> None:
 def test_flips_in_a_foreign_transformers_folder(make: Callable[[Path], Path], tmp_path: Path) -> None:
     folder = make(tmp_path / "model")
     before = known(sc.load_model(folder))
-    for file in sorted(folder.glob("*.safetensors")):
-        for place in flip(folder, file.name, 80, 10, within=range(header_size(file))):
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        for place in flip(folder, file.name, 120 // len(files), 10, within=range(header_size(file))):
             for verify in (True, False):
                 assert unharmed(load(folder, verify), before), (file.name, place)
-        for _ in flip(folder, file.name, 25, 11, within=range(header_size(file), file.stat().st_size)):
+        for _ in flip(folder, file.name, 10, 11, within=range(header_size(file), file.stat().st_size)):
             assert load(folder) != ""  # anything but a crash
     for _ in flip(folder, "config.json", 150, 12):
         load(folder)
@@ -349,6 +350,7 @@ def rewrite(folder: Path, change: Change) -> None:
 
 
 foreign = pytest.mark.parametrize("make", [released, transformers])
+LOGITS = ("bigram_table", "final_logits_bias")
 C_FC, WTE, LM_HEAD = "transformer.h.1.mlp.c_fc.weight", "transformer.wte.weight", "lm_head.weight"
 
 
@@ -396,21 +398,21 @@ def test_a_name_of_ours_is_no_name_of_the_layout(make: Callable[[Path], Path], t
 
 
 @foreign
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_nan_and_infinity_are_found_in_every_tensor(make: Callable[[Path], Path], value: float, tmp_path: Path) -> None:
-    folder = make(tmp_path / "model")
-    for name in STATE:
+def test_nan_and_infinity_are_found_in_every_tensor(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    """What is added to logits may forbid a token."""
+    infinite = {name: (math.inf, -math.inf) for name in (*LOGITS, WTE, C_FC, "transformer.ln_f.weight")}
+    for name, value in ((key, value) for key in STATE for value in (math.nan, *infinite.get(key, ()))):
         folder = make(tmp_path / "model")
 
-        def put(tensors: dict[str, Tensor], name: str = name) -> dict[str, Tensor]:
+        def put(tensors: dict[str, Tensor], name: str = name, value: float = value) -> dict[str, Tensor]:
             tensors[name].view(-1)[-1] = value
             return tensors
 
         rewrite(folder, put)
-        sc.load_model(folder, verify=False)
-        if name in ("bigram_table", "final_logits_bias") and not math.isnan(value):
-            sc.load_model(folder)  # what is added to logits may forbid a token
+        if name in LOGITS and not math.isnan(value):
+            sc.load_model(folder)
             continue
+        sc.load_model(folder, verify=False)
         with refused(name, "NaN or infinity"):
             sc.load_model(folder)
 

@@ -1,16 +1,25 @@
 """The optimizer step: the learning rate by hand, and whole steps against a re-implementation in numpy (METHOD 1c)."""
 
 import math
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from sparse_circuits.model.transformer import SparseTransformer
+import sparse_circuits as sc
+from sparse_circuits.data.shards import Shards
+from sparse_circuits.hub.io import LAYOUTS, export_model
+from sparse_circuits.model.config import AbsTopKSite
+from sparse_circuits.model.folder import model_hash
+from sparse_circuits.model.transformer import SparseTransformer, sinusoids
+from sparse_circuits.train.config import TrainConfig
+from sparse_circuits.train.loop import train
 from sparse_circuits.train.optimizer import OptimizerConfig, SparseAdam, learning_rate, scale_gradients
 from sparse_circuits.train.sparsity import SparsityConfig
-from train.runs import tiny_config
+from train.runs import StopAfter, curve, model_hashes, tiny_config
 
 SPARSE = SparsityConfig(fraction=1 / 64)
 DENSE = SparsityConfig(fraction=1.0, min_alive=0)
@@ -188,3 +197,95 @@ def test_saved_moments_continue_exactly() -> None:
     second.load_state({name: value.clone() for name, value in first.state().items()})
     stepped(two, second, range(5, 8))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+# --- the options of the released models
+
+
+FIXED = {"positions": "concat", "d_pos_emb": 4, "sinusoidal_positions": True, "learnable_bigram": False}
+LEARNED = {"positions": "learned", "tied_unembed": True}
+EVERY_OPTION: dict[str, dict[str, Any]] = {
+    "fixed": {
+        **FIXED,
+        "norm": "layer",
+        "activation": "relu",
+        "residual_activation": "relu",
+        "logits_bias": True,
+        "tied_unembed": True,
+        "afrac_sites": get_args(AbsTopKSite),
+    },
+    "learned": {**LEARNED, "bias": False, "norm": "layer", "ln_bias": False, "sink": False},
+    "concat": {"positions": "concat", "d_pos_emb": 4, "tied_unembed": False, "activation": "relu"},
+}
+
+
+def model_with(**options: Any) -> SparseTransformer:
+    return SparseTransformer(tiny_config(40).model.replace(**options)).initialize(0)
+
+
+def test_what_is_fixed_has_no_moments_and_never_moves() -> None:
+    model = model_with(**FIXED)
+    with torch.no_grad():
+        model.get_parameter("bigram.weight").fill_(2.0)
+    adam = SparseAdam(model, OptimizerConfig(lr=0.5), SPARSE.replace(min_alive=0))
+    assert set(adam.names) == {name for name, _ in model.named_parameters()} - {"bigram.weight", "positions.weight"}
+    for step in range(1, 5):
+        model(torch.arange(8)[None]).square().mean().backward()
+        adam.step(step, 10)
+    assert torch.all(model.get_parameter("bigram.weight") == 2.0)
+    assert torch.equal(model.get_parameter("positions.weight"), sinusoids(16, 4))
+    assert set(adam.state()) == adam.state_names()
+
+
+def test_learned_positions_decay_like_other_matrices_and_tied_ones_once() -> None:
+    model = model_with(**LEARNED)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    adam = SparseAdam(model, OptimizerConfig(lr=0.5), DENSE)
+    assert adam.names.count("embed.weight") == 1 and "unembed.weight" not in adam.names
+    lr, _ = adam.step(30, 100)
+    for name in ("positions.weight", "embed.weight"):
+        assert torch.allclose(model.get_parameter(name), before[name] * (1 - 0.1 * lr), rtol=1e-6, atol=0), name
+    assert model.unembed.weight is model.embed.weight
+
+
+def test_norm_biases_do_not_decay() -> None:
+    model = model_with(norm="layer")
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.data.fill_(0.75)
+        parameter.grad = torch.zeros_like(parameter)
+    SparseAdam(model, OptimizerConfig(lr=0.5), DENSE).step(30, 100)
+    assert all(torch.all(weight == 0.75) for name, weight in model.named_parameters() if "norm" in name)
+
+
+def run_config(options: dict[str, Any]) -> TrainConfig:
+    config = tiny_config(steps=20)
+    return config.replace(model=config.model.replace(**options))
+
+
+@pytest.mark.parametrize("options", EVERY_OPTION)
+def test_training_with_every_option_resumes_and_exports(
+    options: str, shards: Shards, tokenizer: Any, tmp_path: Path
+) -> None:
+    config = run_config(EVERY_OPTION[options])
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    result = train(config, shards, tokenizer, whole)
+    assert result.steps == 20 and math.isfinite(result.val_loss)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, shards, tokenizer, stopped, progress=StopAfter(10))
+    train(config, shards, tokenizer, stopped, resume=True)
+    assert model_hashes(whole) == model_hashes(stopped) and curve(whole) == curve(stopped)
+    model, start = sc.load_model(whole), SparseTransformer(config.model).initialize(config.seed)
+    assert model.config == config.model
+    for name, weight in start.named_parameters():
+        moved = not torch.equal(weight, model.get_parameter(name))
+        assert moved == weight.requires_grad, name
+        if weight.requires_grad and weight.dim() == 2 and name != "bigram.weight":
+            assert int(model.get_parameter(name).count_nonzero()) == max(1, int(0.2 * weight.numel())), name
+    if config.model.logits_bias:
+        assert torch.all(model.get_buffer("logits_bias") == 0)
+    for to in LAYOUTS:
+        export_model(whole, to, tmp_path / to)
+        assert model_hash(sc.load_model(tmp_path / to)) == model_hash(model)

@@ -63,7 +63,7 @@ def step_operations(config: ModelConfig, batch: int, tokens: int) -> float:
     d, width = config.d_model, config.d_attn
     per_token = config.n_layer * (3 * d * width + width * d + 2 * d * config.mlp_width) + d * config.vocab_size
     attention = config.n_layer * 2 * width * (tokens + 1) / 2
-    return 3 * 2 * batch * tokens * (per_token + attention)
+    return 3.0 * 2 * batch * tokens * (per_token + attention)
 
 
 def step_bytes(config: ModelConfig, parameters: int, batch: int, tokens: int) -> float:
@@ -73,7 +73,7 @@ def step_bytes(config: ModelConfig, parameters: int, batch: int, tokens: int) ->
     per_token = (
         config.n_layer * (3 * d + 3 * config.d_attn + config.d_attn + 2 * config.mlp_width) + 2 * config.vocab_size
     )
-    return 4 * (2 * 4 * parameters + 2 * batch * tokens * per_token)
+    return 4.0 * (2 * 4 * parameters + 2 * batch * tokens * per_token)
 
 
 def describe(device: torch.device) -> str:

@@ -4,16 +4,27 @@ from typing import Annotated
 
 import tyro
 
-from sparse_circuits.commands.common import DEFAULTS, Output, Shared
+from sparse_circuits.commands.common import DEFAULTS, Output, Shared, usable_device
 
 
-def bench(names: Annotated[tuple[str, ...], tyro.conf.Positional] = (), common: Shared = DEFAULTS) -> Output:
-    """Measures ours against the other way to do it, side by side in one run.
+def bench(
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    model: str = "runs/quickstart/run",
+    common: Shared = DEFAULTS,
+) -> Output:
+    """Measures ours against the other way to do it, side by side in one run, on this machine.
 
     Args:
-        names: Benchmarks to run: loading (a 419M-parameter model in every layout; 2 minutes, 6 GB of disk). None = all.
+        names: abs-topk, step (both: under a minute), pruning (a trained model; minutes), loading (a 419M-parameter model in
+            every layout; minutes, 6 GB of disk). Nothing = abs-topk and step.
+        model: Model that the pruning benchmark prunes.
     """
+    from sparse_circuits.bench.machine import describe
     from sparse_circuits.bench.suite import run_benchmarks, table
 
-    measured = run_benchmarks(names, common.progress)
-    return Output({"benchmarks": {line.name: line.to_dict() for line in measured}}, table(measured))
+    device = usable_device(common.device)
+    measured = run_benchmarks(names, model=model, device=device, progress=common.progress)
+    import torch
+
+    data = {"machine": describe(torch.device(device)), "benchmarks": {line.name: line.to_dict() for line in measured}}
+    return Output(data, table(measured, device))

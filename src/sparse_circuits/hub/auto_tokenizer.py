@@ -57,6 +57,7 @@ class SparseCircuitsTokenizer(PreTrainedTokenizerFast):
         for name in (*SETTINGS, *TOKENS):
             if name in kwargs:
                 setattr(tokenizer, name, kwargs[name])
+                tokenizer.init_kwargs[name] = kwargs[name]  # what save_pretrained keeps
         return tokenizer
 
 

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 
 from sparse_circuits.data.tokenizer import END_OF_TEXT, make_tokenizer
 from sparse_circuits.files import read_json
@@ -47,8 +47,13 @@ def _vocabulary(file: Path) -> dict[str, int]:
         raise ValueError(
             f"{file} must number its tokens 0..{len(stored) - 1}, {END_OF_TEXT} last; it is damaged or another format"
         )
-    if sum(len(token) == 1 for token in stored) != 256:
-        raise ValueError(f"{file} must hold the 256 bytes as single letters; it is damaged or another format")
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    if {token for token in stored if len(token) == 1} != alphabet or not all(
+        alphabet.issuperset(name) for name in stored
+    ):
+        raise ValueError(
+            f"{file} must hold the 256 bytes as single letters, and nothing but such letters; it is damaged or another format"
+        )
     return stored
 
 
