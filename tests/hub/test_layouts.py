@@ -218,7 +218,7 @@ def test_what_was_written_is_no_larger_than_its_weights(tmp_path: Path) -> None:
 @blocks
 @pytest.mark.parametrize("to", ["released", "transformers", "sharded", "own", "sparse"])
 def test_own_to_any_and_back(to: str, block: int, tmp_path: Path) -> None:
-    for seed in range(block * PER_BLOCK, (block + 1) * PER_BLOCK):
+    for seed in range(block * PER_BLOCK, (block + 1) * PER_BLOCK, 1 + (to in ("own", "sparse"))):
         model = own_model(seed)
         first = save(model, tmp_path / f"{seed}")
         out = tmp_path / f"{seed}_{to}"

@@ -1,8 +1,9 @@
 """The released tokenizer's files, `vocab.bpe` + `encoder.json`, as a fast tokenizer (RELEASE_FORMAT 3).
 
 The released models were trained with tokens of another encoder: it merges, leftmost first, the neighbours whose joined bytes
-are the token of lowest id, whichever way that token was once learned. A BPE with the learned merges alone would sometimes
-leave such neighbours apart. So every way to cut a token into two tokens becomes a merge, ranked by the token's id.
+are the token of lowest id, whichever way that token was once learned. For merges learned by BPE and numbered as they were
+learned, applying them in order comes to the same; for other files it would leave some such neighbours apart. So every way to
+cut a token into two tokens becomes a merge, ranked by the token's id.
 """
 
 import json
