@@ -116,6 +116,13 @@ def test_json_comes_back(tmp_path_factory: pytest.TempPathFactory, value: object
     assert read_json(file) == {"value": value}
 
 
+def test_json_that_nests_without_end_is_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "deep.json"
+    file.write_text("[" * 200_000, "utf-8")
+    with pytest.raises(ValueError, match="deep.json is damaged"):
+        read_json(file)
+
+
 def test_unreadable_json_names_the_file(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     with refused("x.json", str(tmp_path)):

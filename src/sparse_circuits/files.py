@@ -153,7 +153,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"no file {file.name} in {file.parent}")
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is damaged (not valid JSON: {error}); restore it or make it again") from None
     if not isinstance(value, dict):
         raise ValueError(f"{file} must hold a JSON object, not {type(value).__name__}")
