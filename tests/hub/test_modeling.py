@@ -359,6 +359,14 @@ def test_logits_to_keep(keep: Any) -> None:
         labelled = model(tokens, logits_to_keep=keep, labels=tokens)
         assert torch.equal(labelled.loss, model(tokens, labels=tokens).loss)
         torch.testing.assert_close(labelled.logits, expected, **EXACT)
+        asked = {"output_hidden_states": True, "output_attentions": True, "output_activations": "*"}
+        seen, all_seen = model(tokens, logits_to_keep=keep, **asked), model(tokens, **asked)
+    for name, value in all_seen.activations.items():  # fewer logits, but everything that was asked for
+        torch.testing.assert_close(seen.activations[name], value, **EXACT)
+    for found, value in zip(
+        seen.hidden_states + seen.attentions, all_seen.hidden_states + all_seen.attentions, strict=True
+    ):
+        torch.testing.assert_close(found, value, **EXACT)
 
 
 def test_the_loss_by_hand() -> None:

@@ -42,7 +42,8 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype = torch.float32) -
         target.copy_(large)
         synchronize(device)
 
-    product(), copy()
+    product()
+    copy()
     return Ceilings(
         operations=2 * SIDE**3 / min(seconds(product) for _ in range(REPEATS)),
         bytes=2 * large.nbytes / min(seconds(copy) for _ in range(REPEATS)),

@@ -23,6 +23,7 @@ from sparse_circuits.train.sparsity import SparsityConfig, project, rules
 
 STEPS = 1000
 """Length of the pretended training; the timed steps lie behind the anneal."""
+CPU = torch.device("cpu")
 CPU_SHAPE = ModelConfig(vocab_size=2048, n_layer=4, d_model=256, n_head=16, d_head=16, block_size=128, afrac=0.25)
 GPU_SHAPE = ModelConfig(vocab_size=2048, n_layer=8, d_model=1024, n_head=64, d_head=16, block_size=256, afrac=0.25)
 SPARSITY = SparsityConfig(fraction=1 / 16)
@@ -33,7 +34,7 @@ TOKENS = {"cpu": 4096, "cuda": 65_536}
 Step = Callable[[], None]
 
 
-def bench_abs_topk(device: torch.device = torch.device("cpu"), repeats: int = 9) -> Iterator[Measured]:
+def bench_abs_topk(device: torch.device = CPU, repeats: int = 9) -> Iterator[Measured]:
     """Forward and backward against stock topk + scatter, on the activations of one layer."""
     rows = TOKENS[device.type]
     for width in (256, 1024, 2048):
@@ -58,9 +59,7 @@ def bench_abs_topk(device: torch.device = torch.device("cpu"), repeats: int = 9)
             )
 
 
-def bench_step(
-    device: torch.device = torch.device("cpu"), progress: Progress = SILENT, repeats: int = 9
-) -> Iterator[Measured]:
+def bench_step(device: torch.device = CPU, progress: Progress = SILENT, repeats: int = 9) -> Iterator[Measured]:
     """Whole training steps, the projection's share of ours, and how near the step is to what the machine can do."""
     config = GPU_SHAPE if device.type == "cuda" else CPU_SHAPE
     tokens = TOKENS[device.type]
@@ -72,7 +71,8 @@ def bench_step(
         "plain dense": plain_step(config.replace(afrac=None), DENSE, device),
     }
     for step in sides.values():  # compile, allocate, touch the moments
-        step(), step()
+        step()
+        step()
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, step in sides.items():

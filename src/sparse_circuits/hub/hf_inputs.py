@@ -1,6 +1,9 @@
-"""What transformers hands our classes, checked: one device, a float dtype, tokens, positions that are ours, no input we ignore."""
+"""What transformers hands our classes, checked: one device, a float dtype, tokens, positions that are ours, no input we ignore.
 
-from collections.abc import Mapping
+And what it asks to see of a pass, as taps on it.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparse_circuits.model.attention import token_positions
+from sparse_circuits.model.taps import Chain, Record, Replace, Tap
+from sparse_circuits.sites import match_sites
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SAVING = {"safe_serialization": True, "save_original_format": True, "save_peft_format": True}
@@ -26,6 +31,38 @@ def check_inputs(tokens: Tensor | None, labels: Tensor | None) -> None:
         )
     if labels is not None and labels.shape != tokens.shape:
         raise ValueError(f"labels have shape {list(labels.shape)}; allowed: {list(tokens.shape)}, that of input_ids")
+
+
+class Watched:
+    """What a caller wants to see of a pass, and to change in it, as one tap."""
+
+    def __init__(
+        self,
+        layers: int,
+        states: bool | None,
+        patterns: bool | None,
+        activations: Sequence[str] | str,
+        interventions: Mapping[str, Any],
+        tap: Tap | None,
+    ) -> None:
+        self.sites = {
+            "hidden_states": match_sites(["*.resid_in", "final_resid"], layers) if states else (),
+            "attentions": match_sites([f"{layer}.attn.pattern" for layer in range(layers)], layers) if patterns else (),
+            "activations": match_sites(activations, layers) if activations else (),
+        }
+        self.record = Record({site for sites in self.sites.values() for site in sites})
+        replace = {site: value for glob, value in interventions.items() for site in match_sites(glob, layers)}
+        taps = [*([tap] if tap is not None else []), *([Replace(replace)] if replace else [])]
+        self.tap = Chain(*taps, self.record)  # recording comes last: what is delivered is what was used
+
+    def found(self, kind: str) -> tuple[Tensor, ...]:
+        """What was recorded of one kind, in forward order."""
+        return tuple(self.record.acts[site] for site in self.sites[kind])
+
+    @property
+    def activations(self) -> dict[str, Tensor]:
+        """Site name -> activation, of those asked for by name."""
+        return {site: self.record.acts[site] for site in self.sites["activations"]}
 
 
 def check_positions(given: Tensor | None, mask: Tensor | None, tokens: Tensor, seen: int, matters: bool) -> None:

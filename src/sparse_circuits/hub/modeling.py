@@ -25,6 +25,7 @@ from sparse_circuits.files import read_json
 from sparse_circuits.hub.card import write_card
 from sparse_circuits.hub.hf_config import CircuitGPTConfig, SparseCircuitsConfig, shapes
 from sparse_circuits.hub.hf_inputs import (
+    Watched,
     check_inputs,
     check_positions,
     dtype_of,
@@ -41,9 +42,8 @@ from sparse_circuits.hub.load import load_model, locate_repo, model_folder
 from sparse_circuits.hub.released import TRANSFORMERS_KEYS, read_config, write_config
 from sparse_circuits.model.config import ModelConfig
 from sparse_circuits.model.folder import CONFIG_FILE, save_model
-from sparse_circuits.model.taps import Chain, Record, Replace, Tap
+from sparse_circuits.model.taps import Tap
 from sparse_circuits.model.transformer import SparseTransformer
-from sparse_circuits.sites import match_sites
 
 PLAIN_ATTENTION = (None, "eager", "sdpa")
 IGNORED = (
@@ -140,15 +140,7 @@ class SparseCircuitsForCausalLM(PreTrainedModel, GenerationMixin):
         network, layers = self.circuit_model, self.circuit_model.config.n_layer
         states = output_hidden_states if output_hidden_states is not None else self.config.output_hidden_states
         patterns = output_attentions if output_attentions is not None else self.config.output_attentions
-        wanted = {
-            "hidden": match_sites(["*.resid_in", "final_resid"], layers) if states else (),
-            "attentions": match_sites([f"{layer}.attn.pattern" for layer in range(layers)], layers) if patterns else (),
-            "activations": match_sites(output_activations, layers) if output_activations else (),
-        }
-        record = Record({site for sites in wanted.values() for site in sites})
-        replace = {site: fn for glob, fn in (interventions or {}).items() for site in match_sites(glob, layers)}
-        # recording comes last: what is delivered is what was used
-        taps = Chain(*([tap] if tap is not None else []), *([Replace(replace)] if replace else []), record)
+        watched = Watched(layers, states, patterns, output_activations or (), interventions or {}, tap)
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()
@@ -159,16 +151,14 @@ class SparseCircuitsForCausalLM(PreTrainedModel, GenerationMixin):
         if isinstance(logits_to_keep, int) and logits_to_keep == 1 and labels is None:
             last = torch.full((len(input_ids),), input_ids.shape[1] - 1, device=input_ids.device)
         mask = None if attention_mask is None else attention_mask.bool().long()
-        logits = network(input_ids, tap=taps, logits_at=last, cache=cache, attention_mask=mask)
+        logits = network(input_ids, tap=watched.tap, logits_at=last, cache=cache, attention_mask=mask)
         output = SparseCircuitsOutput(
             loss=None if labels is None else next_token_loss(logits, labels, num_items_in_batch),
             logits=logits if last is not None else kept_logits(logits, logits_to_keep),
             past_key_values=past_key_values if use_cache or cache is not None else None,
-            hidden_states=tuple(record.acts[site] for site in wanted["hidden"]) if states else None,
-            attentions=tuple(self._without_sink(record.acts[site]) for site in wanted["attentions"])
-            if patterns
-            else None,
-            activations={site: record.acts[site] for site in wanted["activations"]} if output_activations else None,
+            hidden_states=watched.found("hidden_states") if states else None,
+            attentions=tuple(map(self._without_sink, watched.found("attentions"))) if patterns else None,
+            activations=watched.activations if output_activations else None,
         )
         return output if (return_dict if return_dict is not None else self.config.return_dict) else output.to_tuple()
 

@@ -2,7 +2,8 @@
 
 Reference: `model.abs_topk.abs_topk_mask`; the same algorithm as the CPU kernel (kernels.abs_topk_cpu). Steps per row:
 1. take the bits, strip the sign, let NaN count as infinity: integers that order like |x|;
-2. 31 halvings (15 for 16-bit floats) of the interval of thresholds, each one count over the row, leave the largest that k entries reach;
+2. 31 halvings (15 for 16-bit floats) of the interval of thresholds, each one count over the row, leave the largest that k
+   entries reach;
 3. keep what lies above it, of the entries at it those with the lower index (METHOD D8).
 The gradient goes to kept entries only, by a mask of one byte per entry.
 
@@ -10,6 +11,7 @@ This module needs triton, so it is imported only where there is one and a GPU as
 on CPU tensors, which is how the tests compare it with the reference.
 """
 
+# pyright: reportOperatorIssue=false
 import torch
 import triton
 import triton.language as tl
