@@ -36,19 +36,11 @@ Step = Callable[[], None]
 
 def bench_abs_topk(device: torch.device = CPU, repeats: int = 9) -> Iterator[Measured]:
     """Forward and backward against stock topk + scatter, on the activations of one layer."""
-    rows = TOKENS[device.type]
     for width in (256, 1024, 2048):
-        x = torch.randn(rows, width, device=device, requires_grad=True)
-        grad = torch.randn_like(x)
-        for name, backward in (("forward", False), ("forward and backward", True)):
-
-            def run(function: Callable[[Tensor, int], Tensor], backward: bool = backward, x: Tensor = x) -> None:
-                out = function(x, x.shape[1] // 4)
-                if backward:
-                    torch.autograd.grad(out, x, grad.view_as(x))
-                synchronize(device)
-
-            ours, theirs = interleaved(lambda: run(abs_topk), lambda: run(plain_abs_topk), repeats)
+        x = torch.randn(TOKENS[device.type], width, device=device, requires_grad=True)
+        for name, grad in (("forward", None), ("forward and backward", torch.randn_like(x))):
+            sides = (_abs_topk_call(function, x, grad) for function in (abs_topk, plain_abs_topk))
+            ours, theirs = interleaved(*sides, repeats)
             yield Measured(
                 name=f"AbsTopK {name}, width {width}",
                 ours=1e3 * median(ours),
@@ -57,6 +49,17 @@ def bench_abs_topk(device: torch.device = CPU, repeats: int = 9) -> Iterator[Mea
                 theirs_is="topk + scatter",
                 spread=spread(ours),
             )
+
+
+def _abs_topk_call(function: Callable[[Tensor, int], Tensor], x: Tensor, grad: Tensor | None) -> Step:
+    def run() -> None:
+        out = function(x, x.shape[1] // 4)
+        if grad is not None:
+            torch.autograd.grad(out, x, grad)
+        synchronize(x.device)
+
+    run()
+    return run
 
 
 def bench_step(device: torch.device = CPU, progress: Progress = SILENT, repeats: int = 9) -> Iterator[Measured]:
