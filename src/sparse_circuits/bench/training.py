@@ -39,8 +39,8 @@ def bench_abs_topk(device: torch.device = CPU, repeats: int = 9) -> Iterator[Mea
     for width in (256, 1024, 2048):
         x = torch.randn(TOKENS[device.type], width, device=device, requires_grad=True)
         for name, grad in (("forward", None), ("forward and backward", torch.randn_like(x))):
-            sides = (_abs_topk_call(function, x, grad) for function in (abs_topk, plain_abs_topk))
-            ours, theirs = interleaved(*sides, repeats)
+            fast, plain = (_abs_topk_call(function, x, grad) for function in (abs_topk, plain_abs_topk))
+            ours, theirs = interleaved(fast, plain, repeats)
             yield Measured(
                 name=f"AbsTopK {name}, width {width}",
                 ours=1e3 * median(ours),
