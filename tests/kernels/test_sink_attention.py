@@ -138,3 +138,9 @@ def test_patterns_are_causal_and_sum_to_one_with_the_sink() -> None:
     assert (pattern[..., 6] > 0).all()
     last = attention_pattern(q[:, :, 4:], k, sink)  # two new queries behind four cached keys
     torch.testing.assert_close(last, pattern[:, :, 4:])
+
+
+def test_an_empty_prompt_is_no_crash() -> None:
+    """The fused kernel divides by the number of tokens; asked for none, the process would die."""
+    assert not available(torch.zeros(1, 2, 0, 4))
+    assert not available(torch.zeros(0, 2, 3, 4))

@@ -109,7 +109,8 @@ def read_tokenizer(folder: str | Path) -> AnyTokenizer:
     file = Path(folder) / TOKENIZER_FILE
     if not file.is_file():
         raise ValueError(f"no {TOKENIZER_FILE} in {folder}; give a tokenizer folder, made by `data tokenizer`")
-    read_json(Path(folder) / CONFIG_FILE)
+    if (Path(folder) / CONFIG_FILE).is_file():
+        read_json(Path(folder) / CONFIG_FILE)
     try:
         backend = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises bare Exception

@@ -186,18 +186,19 @@ def _base() -> str:
 # --- the Hub
 
 
-def fetch_repo(repo_id: str, *, revision: str | None = None, progress: Progress = SILENT) -> Path:
+def fetch_repo(repo_id: str, *, revision: str | None = None, progress: Progress = SILENT, **hub: Any) -> Path:
     """The folder of a Hub repo's data files at a revision, in the Hub's own cache (HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE).
 
     Every file in the Hub's large-file store is checked against its sha256, also when it was there already: the Hub's own
-    library checks sizes only. Raises ValueError, one line: no such repo or revision, no access, no network, damaged content.
+    library checks sizes only. hub: further options of its `snapshot_download` (cache_dir, token, local_files_only,
+    force_download). Raises ValueError, one line: no such repo or revision, no access, no network, damaged content.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError, HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
     try:
         with _relayed(repo_id, progress) as bars:
-            got = snapshot_download(repo_id, revision=revision, allow_patterns=list(REPO_FILES), tqdm_class=bars)
+            got = snapshot_download(repo_id, revision=revision, allow_patterns=list(REPO_FILES), tqdm_class=bars, **hub)
     except (OSError, HTTPError, EntryNotFoundError, RuntimeError, ValueError) as error:
         raise ValueError(_hub_refusal(error, repo_id, revision, constants.ENDPOINT, constants.HF_HUB_CACHE)) from None
     folder = Path(got)

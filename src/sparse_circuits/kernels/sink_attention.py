@@ -22,7 +22,7 @@ Heads = Float[Tensor, "B H T D"]
 def available(q: Tensor) -> bool:
     """Whether this torch build has the fused kernel for tensors like q."""
     has_kernel = hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")
-    return has_kernel and q.device.type == "cpu" and q.dtype in (torch.float32, torch.bfloat16)
+    return has_kernel and q.numel() > 0 and q.device.type == "cpu" and q.dtype in (torch.float32, torch.bfloat16)
 
 
 def sink_attention(q: Heads, k: Heads, v: Heads, sink: Float[Tensor, " H"] | None) -> Heads:
