@@ -2,11 +2,11 @@
 #
 #   PYTHON       the interpreter .venv is made from (default: python3.11, else python3)
 #   TORCH_INDEX  a package index to take torch from, e.g. one with CPU-only or CUDA builds (default: pip's own)
-#   PYTEST_ARGS  arguments for pytest (default: two workers, one test file at a time each)
+#   PYTEST_ARGS  arguments for pytest (default: two workers, one test file at a time each, the longest file first)
 
 PYTHON ?= $(shell python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || command -v python3)
 TORCH_INDEX ?=
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 VENV := .venv
 BIN := $(VENV)/bin

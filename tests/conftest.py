@@ -57,6 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "gpu": pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
         "network": pytest.mark.skipif(not config.getoption("--network"), reason="needs the network; pass --network"),
     }
+    items.sort(key=lambda item: item.path.name != "test_readme.py")  # minutes long: one worker starts with it
     for item in items:
         for marker, skip in skips.items():
             if item.get_closest_marker(marker):

@@ -16,6 +16,8 @@ _HOMES = {
     "Evaluation": "circuit.evaluate",
     "Node": "sites",
     "Edge": "sites",
+    "SparseCircuitsConfig": "hub.hf_config",
+    "SparseCircuitsForCausalLM": "hub.modeling",
     "evaluate": "circuit.evaluate",
     "export_model": "hub.io",
     "generate": "model.generate",
