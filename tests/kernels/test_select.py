@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparse_circuits.kernels import select_bisect
-from sparse_circuits.kernels.select_cpu import top_k_mask
+from sparse_circuits.kernels.select_cpu import keep_top_k_, top_k_mask
 from sparse_circuits.train.sparsity import reference_top_k
 
 VALUES = (0.0, -0.0, 1.0, -1.0, 1.0000001, 0.5, -0.5, 1e-45, -1e-45, 3.4e38, math.inf, -math.inf, math.nan)
@@ -39,6 +39,10 @@ def test_kernel_reference_and_sort_keep_the_same_entries(case: tuple[list[float]
     flat, guard = torch.tensor(w, dtype=torch.float32), None if protected is None else torch.tensor(protected)
     expected = naive(flat.tolist(), protected, k)
     assert top_k_mask(flat, guard, k).tolist() == expected
+    changed = flat.clone()
+    keep_top_k_(changed, guard, k)
+    kept = torch.tensor(expected)
+    assert torch.equal(changed.view(torch.int32), flat.masked_fill(~kept, 0.0).view(torch.int32))
     assert select_bisect.top_k_mask(flat, guard, k).tolist() == expected
     assert reference_top_k(flat, guard, k).tolist() == expected
     assert sum(expected) == k

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparse_circuits.circuit.circuit import Circuit
-from sparse_circuits.kernels import sink_attention
+from sparse_circuits.kernels import rms_norm_cpu, sink_attention
 from sparse_circuits.model import abs_topk
 from sparse_circuits.model.taps import Mask
 from sparse_circuits.prune.config import PruneConfig
@@ -41,6 +41,7 @@ def test_the_same_circuits_without_any_fast_path(truth: GroundTruth, monkeypatch
     monkeypatch.setattr(Pairs, "by_length", lambda self, copies=1: [torch.arange(self.n)])
     monkeypatch.setattr(abs_topk, "_has_kernel", lambda x: False)
     monkeypatch.setattr(sink_attention, "available", lambda q: False)
+    monkeypatch.setattr(rms_norm_cpu, "available", lambda x: False)
     plain = found(truth)
     for one, other in zip(fast, plain, strict=True):
         assert one.nodes == other.nodes and one.edges == other.edges

@@ -18,9 +18,9 @@ from sparse_circuits.data.corpus import open_sources
 from sparse_circuits.data.shards import Shards, build_shards
 from sparse_circuits.data.tokenizer import as_fast_tokenizer, tokenizer_hash, train_tokenizer
 from sparse_circuits.hub.load import load_model, load_tokenizer
-from sparse_circuits.kernels import select_cpu, sink_attention
+from sparse_circuits.kernels import rms_norm_cpu, sink_attention
 from sparse_circuits.model import abs_topk
-from sparse_circuits.train import loop
+from sparse_circuits.train import loop, sparsity
 from sparse_circuits.train.config import TrainConfig
 from sparse_circuits.train.loop import TrainingStopped, train, validation_loss
 from sparse_circuits.train.sparsity import nonzeros, reference_top_k
@@ -223,7 +223,8 @@ def test_without_the_selection_kernels_every_loss_is_the_same_bit_for_bit(
         called.append(k)
         return reference_top_k(w, protected, k)
 
-    monkeypatch.setattr(select_cpu, "top_k_mask", plain_top_k)
+    monkeypatch.setattr(sparsity, "_fast", lambda w: False)
+    monkeypatch.setattr(sparsity, "_selection", lambda w: plain_top_k)
     monkeypatch.setattr(abs_topk, "_has_kernel", lambda x: False)
     assert np.array_equal(losses_of(config, shards, tokenizer, tmp_path / "plain"), fast) and called
 
@@ -233,13 +234,15 @@ def test_without_any_fast_path_the_curve_is_the_same(
 ) -> None:
     """METHOD D8: 200 steps within 1e-4.
 
-    The attention kernel adds in another order. At this rate that stays at rounding; at ten times the rate so small a
+    The kernels of attention and norm add in another order. At this rate that stays at rounding; at ten times the rate so small a
     model is chaotic (measured: 1e-6 at 0.003, 1e-2 at 0.0128), whatever the arithmetic.
     """
     config = tiny_config(steps=200, eval_every=200, checkpoint_every=200)
     config = config.replace(optimizer=config.optimizer.replace(lr=0.003))
     fast = losses_of(config, shards, tokenizer, tmp_path / "fast")
-    monkeypatch.setattr(select_cpu, "top_k_mask", reference_top_k)
+    monkeypatch.setattr(sparsity, "_fast", lambda w: False)
+    monkeypatch.setattr(sparsity, "_selection", lambda w: reference_top_k)
+    monkeypatch.setattr(rms_norm_cpu, "available", lambda x: False)
     monkeypatch.setattr(abs_topk, "_has_kernel", lambda x: False)
     monkeypatch.setattr(sink_attention, "available", lambda q: False)
     plain = losses_of(config, shards, tokenizer, tmp_path / "plain")

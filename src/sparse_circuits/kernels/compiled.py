@@ -8,7 +8,7 @@ A kernel may refer to modules only, never to another compiled function: numba wo
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -21,14 +21,18 @@ ENTRIES_PER_THREAD = 1 << 17
 
 
 @cache
-def njit_cached(function: Callable[..., None]) -> Callable[..., None]:
-    """The compiled function; the result is kept on disk where numba finds a folder it may write to."""
+def njit_cached(function: Callable[..., None], reorder: bool = False) -> Callable[..., None]:
+    """The compiled function; the result is kept on disk where numba finds a folder it may write to.
+
+    reorder: whether sums may be taken in another order (and multiply-adds fused), so that they are vectorised.
+    """
     import numba
 
+    fast = {"reassoc", "contract", "nsz"} if reorder else False  # not NaN or infinity: those must stay what they are
     try:
-        return numba.njit(nogil=True, cache=True)(function)
+        return numba.njit(nogil=True, cache=True, fastmath=fast)(function)
     except RuntimeError:  # no writable folder for the cache: compile in every process
-        return numba.njit(nogil=True)(function)
+        return numba.njit(nogil=True, fastmath=fast)(function)
 
 
 def over_rows(kernel: Callable[..., None], arrays: tuple[np.ndarray, ...], *settings: Any) -> None:
@@ -41,6 +45,22 @@ def over_rows(kernel: Callable[..., None], arrays: tuple[np.ndarray, ...], *sett
     kernel(*pieces[0], *settings)
     for future in waiting:
         future.result()
+
+
+def side_by_side(jobs: Sequence[Callable[[], None]]) -> None:
+    """Runs independent jobs, as many at once as torch has threads. The jobs may call `over_rows`: its threads are others."""
+    threads = min(torch.get_num_threads(), len(jobs))
+    if threads < 2:
+        for job in jobs:
+            job()
+        return
+    for future in [_outer_pool(os.getpid(), threads).submit(job) for job in jobs]:
+        future.result()
+
+
+@cache
+def _outer_pool(process: int, threads: int) -> ThreadPoolExecutor:  # noqa: ARG001 (threads do not survive a fork)
+    return ThreadPoolExecutor(threads, thread_name_prefix="sparse_circuits_jobs")
 
 
 @cache

@@ -26,8 +26,15 @@ def top_k_mask(w: Float32[Tensor, " n"], protected: Bool[Tensor, " n"] | None, k
     return kept
 
 
+def keep_top_k_(w: Float32[Tensor, " n"], protected: Bool[Tensor, " n"] | None, k: int) -> None:
+    """Zeroes all other entries of w, in place. w is contiguous."""
+    guard = torch.zeros(0, dtype=torch.bool) if protected is None else protected.contiguous()
+    flat = w.detach()
+    njit_cached(_top_k)(flat.view(torch.int32).numpy(), guard.numpy(), k, np.empty(0, np.bool_))
+
+
 def _top_k(bits: Any, guard: Any, k: int, kept: Any) -> None:
-    n, guarded = bits.shape[0], guard.shape[0] > 0
+    n, guarded, in_place = bits.shape[0], guard.shape[0] > 0, kept.shape[0] == 0
     if guarded:
         for i in range(n):
             k -= guard[i]
@@ -53,4 +60,8 @@ def _top_k(bits: Any, guard: Any, k: int, kept: Any) -> None:
         elif key == prefix and left > 0:
             keep = True
             left -= 1
-        kept[i] = keep
+        if in_place:
+            if not keep:
+                bits[i] = 0
+        else:
+            kept[i] = keep

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sparse_circuits.kernels import sink_attention
+from sparse_circuits.kernels import rms_norm_cpu, sink_attention
 from sparse_circuits.model.abs_topk import abs_topk
 from sparse_circuits.model.attention import Cache, attention_pattern, causal, up_to
 from sparse_circuits.model.config import AbsTopKSite, ModelConfig
@@ -87,6 +87,10 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width)) if self.centered and config.ln_bias else None
 
     def forward(self, x: Float[Tensor, "*batch w"], site: Site = UNHEARD, name: str = "") -> Float[Tensor, "*batch w"]:
+        if not self.centered and rms_norm_cpu.available(x):
+            if not site.wanted(name):
+                return rms_norm_cpu.rms_norm(x, self.gain, self.eps)
+            return x * site(name, rms_norm_cpu.rms_scale(x, self.eps)) * self.gain
         wide = x.float() if x.dtype.itemsize < 4 else x
         wide = wide - wide.mean(-1, keepdim=True) if self.centered else wide
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)

@@ -11,6 +11,7 @@ become zero, in place (METHOD 1b). Masks are not kept between steps: a zeroed we
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from sparse_circuits.config import Config
 from sparse_circuits.kernels import abs_topk_cpu, select_bisect, select_cpu
+from sparse_circuits.kernels.compiled import side_by_side
 from sparse_circuits.model.abs_topk import abs_topk_mask
 
 LATE_EMBED_START = 16 / 21
@@ -149,31 +151,49 @@ def project(model: nn.Module, config: SparsityConfig, todo: Iterable[Rule], shar
     """Zeroes all but the k largest entries of every tensor of `todo`, in place, for this share of training."""
     f, f_embed = config.fraction_at(share), config.embed_fraction_at(share)
     parameters = dict(model.named_parameters())
+    jobs = []
     for rule in todo:
-        w = parameters[rule.name]
+        w = parameters[rule.name].detach()
         k = entries(f_embed if rule.is_embed else f, w.numel())
-        if k < w.numel():
+        if k == w.numel():
+            continue
+        if _fast(w) and w.is_contiguous():
+            jobs.append(partial(_keep_in_place, w, k, rule))
+        else:
             w.masked_fill_(~keep_mask(w, k, rule), 0.0)  # a product would leave -0.0
+    side_by_side(sorted(jobs, key=lambda job: -job.args[0].numel()))  # the largest first, so that none is left for last
+
+
+def _keep_in_place(w: Tensor, k: int, rule: Rule) -> None:
+    """All but k entries become zero, by the CPU kernel."""
+    select_cpu.keep_top_k_(w.view(-1), _protected(w, rule), k)
 
 
 def keep_mask(w: Tensor, k: int, rule: Rule) -> Bool[Tensor, "..."]:
     """Which k entries of w stay."""
     flat = w.detach().reshape(-1)
-    fast = flat.device.type == "cpu" and flat.dtype == torch.float32
-    protected = None
-    if rule.protect:
-        lines = (w if rule.axis == "row" else w.T).detach().contiguous()
-        most = min(rule.protect, lines.shape[1])
-        alive = abs_topk_cpu.abs_topk_forward(lines, most)[1] if fast else abs_topk_mask(lines, most)
-        protected = (alive if rule.axis == "row" else alive.T).reshape(-1)
-    return _selection(flat)(flat, protected, k).view(w.shape)
+    return _selection(flat)(flat, _protected(w.detach(), rule), k).view(w.shape)
+
+
+def _protected(w: Tensor, rule: Rule) -> Bool[Tensor, " n"] | None:
+    """The best entries of every neuron, flat; None where the rule protects none."""
+    if not rule.protect:
+        return None
+    lines = (w if rule.axis == "row" else w.T).contiguous()
+    most = min(rule.protect, lines.shape[1])
+    alive = abs_topk_cpu.abs_topk_forward(lines, most)[1] if _fast(w) else abs_topk_mask(lines, most)
+    return (alive if rule.axis == "row" else alive.T).reshape(-1)
+
+
+def _fast(w: Tensor) -> bool:
+    return w.device.type == "cpu" and w.dtype == torch.float32
 
 
 def _selection(w: Tensor) -> Callable[[Tensor, Tensor | None, int], Tensor]:
     """The fastest way to select from tensors like w; all select the same entries."""
-    if w.dtype != torch.float32:
-        return reference_top_k
-    return select_cpu.top_k_mask if w.device.type == "cpu" else select_bisect.top_k_mask
+    if _fast(w):
+        return select_cpu.top_k_mask
+    return select_bisect.top_k_mask if w.dtype == torch.float32 else reference_top_k
 
 
 def reference_top_k(w: Tensor, protected: Tensor | None, k: int) -> Bool[Tensor, " n"]:
