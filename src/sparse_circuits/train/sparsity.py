@@ -151,17 +151,18 @@ def project(model: nn.Module, config: SparsityConfig, todo: Iterable[Rule], shar
     """Zeroes all but the k largest entries of every tensor of `todo`, in place, for this share of training."""
     f, f_embed = config.fraction_at(share), config.embed_fraction_at(share)
     parameters = dict(model.named_parameters())
-    jobs = []
+    jobs: list[tuple[int, Callable[[], None]]] = []
     for rule in todo:
         w = parameters[rule.name].detach()
         k = entries(f_embed if rule.is_embed else f, w.numel())
         if k == w.numel():
             continue
         if _fast(w) and w.is_contiguous():
-            jobs.append(partial(_keep_in_place, w, k, rule))
+            jobs.append((w.numel(), partial(_keep_in_place, w, k, rule)))
         else:
             w.masked_fill_(~keep_mask(w, k, rule), 0.0)  # a product would leave -0.0
-    side_by_side(sorted(jobs, key=lambda job: -job.args[0].numel()))  # the largest first, so that none is left for last
+    jobs.sort(key=lambda job: -job[0])  # the largest first, so that none is left for last
+    side_by_side([job for _, job in jobs])
 
 
 def _keep_in_place(w: Tensor, k: int, rule: Rule) -> None:
