@@ -230,8 +230,9 @@ def test_a_damaged_tokenizer_is_not_left_behind_in_silence(own: Path, tmp_path: 
     (folder / "tokenizer.json").write_text("{", "utf-8")
     with refused("tokenizer.json", "damaged"):
         export_model(folder, "released", tmp_path / "out")
-    (folder / "tokenizer_config.json").unlink()
-    with refused("tokenizer_config.json"):
+    folder = copy_of(own, tmp_path / "other")
+    (folder / "tokenizer_config.json").write_text("{", "utf-8")
+    with refused("tokenizer_config.json", "damaged"):
         export_model(sc.load_model(folder), "released", tmp_path / "out")
 
 
