@@ -3,6 +3,10 @@
 `import sparse_circuits` calls `install`. If transformers' auto modules are loaded already, the classes are registered at
 once; otherwise a finder at the head of `sys.meta_path` waits for each of the three modules and registers right after it has
 run. Neither order imports what the user did not ask for.
+
+One thing registration cannot say: AutoTokenizer follows the class that a tokenizer_config.json names before it looks at what is
+registered, and a released folder may name code that was never shipped. Its `from_pretrained` is therefore wrapped, for such folders
+of our two types only; every other call goes through unchanged.
 """
 
 import sys

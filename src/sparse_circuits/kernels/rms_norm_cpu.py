@@ -1,6 +1,6 @@
 """RMSNorm on the CPU: x / sqrt(mean(x^2) + eps) * gain in two sweeps over the rows, and its gradients in one.
 
-Reference: `model.block.Norm`, which torch computes in five sweeps forward and about ten backward. With s the row's scale
+Reference: `model.block.Norm`, which torch computes one operation, and one sweep, at a time. With s the row's scale
     forward   y  = x * s * gain,                           s = 1 / sqrt(mean(x^2) + eps)
     backward  gx = s * (t - x * s^2 * mean(t * x)),        t = gy * gain;     g_gain = sum over rows of gy * x * s
 Sums are taken in another order than torch's (compiled with reassociation), so results agree to rounding. The products of the
