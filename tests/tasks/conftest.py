@@ -16,14 +16,14 @@ def tokenizer() -> Any:
     texts = [
         text
         for task in tasks
-        for split in SPLITS
+        for split in task.splits
         for p in task.sample(split, 150)
         for text in (
             p.prompt_a + p.completion_a + p.continuation_a,
             p.prompt_b + p.completion_b + p.continuation_b,
         )
     ]
-    return train_tokenizer([*texts, "x = {1, 2}\ny = [1, 2]\n" * 400], 600)
+    return train_tokenizer([*texts, "x = {1, 2}\ny = [1, 2]\n" * 400], 1200)
 
 
 def closing(before: str) -> Template:

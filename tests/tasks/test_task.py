@@ -105,7 +105,7 @@ def test_long_prompts_lose_their_beginning(tokenizer):
 
 
 def test_unusable_tokens_are_passed_over_or_named(make, tokenizer):
-    task, usable = make(), torch.ones(600, dtype=torch.bool)
+    task, usable = make(), torch.ones(1200, dtype=torch.bool)
     everything = task.pairs("train", 100, tokenizer)
     token = encode(tokenizer, "key")[0]
     usable[token] = False
@@ -168,7 +168,7 @@ def test_contradictions_are_refused(make):
         make(fillers={"name": {"train": ("a", "b"), "val": ("b", "b"), "test": ("c",)}})
     with pytest.raises(ValueError, match="list 'name' given for train; give all of train, val, test"):
         make(fillers={"name": {"train": ("a", "b")}})
-    with pytest.raises(ValueError, match="unknown split 'dev'; allowed: train, val, test"):
+    with pytest.raises(ValueError, match="unknown split 'dev' of task 'closing'; allowed: train, val, test"):
         make().sample("dev", 3)
     with pytest.raises(ValueError, match="0 pairs asked for"):
         make().sample("train", 0)

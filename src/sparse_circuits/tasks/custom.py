@@ -9,7 +9,9 @@ Line 1 is the header, every other line one template; `<word>` is a slot that dra
    file does not matter; a word of two lists falls into the same split in both. Or a list is given per split:
    {"train": [...], "val": [...], "test": [...]}.
 2. `fixed` lists are shared by all splits: for words that the task's definition needs everywhere.
-3. Each split needs three templates (METHOD D10). Reading is strict: anything unknown or missing is an error of one line
+3. `shifted` names shifted splits and the words each has of its own (other lists are test's): {"longer": {}, "names":
+   {"word": ["zig", "zag"]}}; templates with such a split are asked out of distribution, nothing is trained on them.
+4. Each split needs three templates (METHOD D10). Reading is strict: anything unknown or missing is an error of one line
    that names file and line. `check.check_task` then says whether the task is well posed under a tokenizer.
 """
 
@@ -20,9 +22,9 @@ from typing import Any
 
 from ..files import text_hash, write_text
 from .check import MIN_TEMPLATES
-from .task import SPLITS, Task, Template
+from .task import SPLITS, Shift, Task, Template
 
-_HEADER = ("task", "statement", "determined_by", "completions", "slots", "fixed")
+_HEADER = ("task", "statement", "determined_by", "completions", "slots", "fixed", "shifted")
 _TEMPLATE = ("split", "a", "b", "continuation_a", "continuation_b", "completions")
 
 
@@ -36,11 +38,13 @@ def read_task(path: str | Path) -> Task:
         raise ValueError(f'{file} is empty; line 1 is the header, e.g. {{"task": NAME, "completions": [A, B]}}')
     header_where, header = rows[0]
     _keys(header_where, header, _HEADER, ("task", "completions"))
-    templates: dict[str, list[Template]] = {split: [] for split in SPLITS}
+    shifted = _object(header_where, header, "shifted")
+    shifts = {name: _object(header_where, shifted, name) for name in shifted}
+    templates: dict[str, list[Template]] = {split: [] for split in (*SPLITS, *shifts)}
     for where, row in rows[1:]:
         _keys(where, row, _TEMPLATE, ("split", "a", "b"))
-        if row["split"] not in SPLITS:
-            raise ValueError(f"{where}: unknown split {row['split']!r}; allowed: {', '.join(SPLITS)}")
+        if row["split"] not in templates:
+            raise ValueError(f"{where}: unknown split {row['split']!r}; allowed: {', '.join(templates)}")
         templates[row["split"]].append(_template(where, row))
     for split, found in templates.items():
         if len(found) < MIN_TEMPLATES:
@@ -53,9 +57,10 @@ def read_task(path: str | Path) -> Task:
             _text(header_where, header, "statement"),
             _text(header_where, header, "determined_by"),
             _pair(header_where, header["completions"]),
-            {split: tuple(found) for split, found in templates.items()},
+            {split: tuple(templates[split]) for split in SPLITS},
             _all_fillers(header_where, slots),
             {name: _words(header_where, name, words) for name, words in fixed.items()},
+            {name: _shift(header_where, templates[name], words) for name, words in shifts.items()},
         )
     except ValueError as error:
         raise ValueError(str(error) if str(file) in str(error) else f"{file}: {error}") from None
@@ -64,8 +69,11 @@ def read_task(path: str | Path) -> Task:
 def save_task(task: Task, path: str | Path) -> None:
     """Writes a task as JSONL, atomically; `read_task` gives an equal task back."""
     content = task.to_dict()
-    templates = content.pop("templates")
-    lines = [content, *({"split": split, **template} for split in SPLITS for template in templates[split])]
+    templates, shifted = content.pop("templates"), content.pop("shifted", {})
+    templates |= {name: shift["templates"] for name, shift in shifted.items()}
+    if shifted:
+        content["shifted"] = {name: shift["words"] for name, shift in shifted.items()}
+    lines = [content, *({"split": split, **template} for split in task.splits for template in templates[split])]
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
@@ -135,6 +143,10 @@ def _object(where: str, row: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _template(where: str, row: Mapping[str, Any]) -> Template:
     texts = (_text(where, row, key) for key in ("a", "b", "continuation_a", "continuation_b"))
     return Template(*texts, completions=_pair(where, row["completions"]) if "completions" in row else None)
+
+
+def _shift(where: str, templates: list[Template], words: Mapping[str, Any]) -> Shift:
+    return Shift(tuple(templates), {name: _words(where, name, given) for name, given in words.items()})
 
 
 def _pair(where: str, value: Any) -> tuple[str, str]:

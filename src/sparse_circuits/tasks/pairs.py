@@ -20,6 +20,8 @@ from ..data.tokenizer import encode_batch, token_text
 
 GROUP_TOKENS, MOST_GROUPS = 4096, 4
 """`Pairs.by_length`: a forward of fewer tokens than this gains nothing from a shorter one beside it."""
+SINGLE_TOKEN = "single-token completions"
+"""Name of the condition that each completion is one token."""
 MAX_PROMPT = 255
 """Tokens of a prompt; longer ones lose their beginning (METHOD 1e)."""
 
@@ -136,7 +138,7 @@ def _encoded(pair: Pair, ids: list[list[int]], whole: tuple[list[int], list[int]
         if len(completion) != 1:
             detail = f"completion {text!r} splits into {len(completion)} tokens {_shown(tokenizer, completion)}"
             fix = "train a tokenizer whose corpus contains it or choose another completion"
-            faults.append(Fault("single-token completions", f"{detail} in this tokenizer", fix))
+            faults.append(Fault(SINGLE_TOKEN, f"{detail} in this tokenizer", fix))
         elif whole[side][: len(prompt) + 1] != prompt + completion:
             near = whole[side][max(0, len(prompt) - 2) : len(prompt) + 2]
             detail = f"in {(pair.prompt(side) + text)[-40:]!r} completion {text!r} is not the token after the prompt"

@@ -9,9 +9,12 @@ A task is data, not code, so a built-in task and one read from a JSONL file are 
    take turns. The first n pairs are the same for every larger n.
 4. `pairs` tokenises, refuses what is not well posed under this tokenizer (pairs.py) and returns a frozen batch.
    `check.py` tests the rest of the conditions.
+5. Beside train, val and test a task may declare shifted splits (longer context, deeper nesting, new names, other fillers): the
+   same question asked out of distribution (METHOD F14). They are drawn like any split, and nothing is trained or chosen on them.
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,11 +26,14 @@ from typing import Any
 from jaxtyping import Bool
 from torch import Tensor
 
-from ..data.tokenizer import token_text
+from ..data.tokenizer import encode_batch, token_text
 from ..files import json_hash
 from .pairs import EncodedPair, Pair, Pairs, encode_pairs, pack
 
 SPLITS = ("train", "val", "test")
+_Passed = Counter[
+    int | str
+]  # why pairs were passed over: a token without embedding, or what is wrong with a completion
 _PATIENCE = 2000  # pairs in a row with unusable tokens after which a template counts as exhausted
 SLOT = re.compile(r"<([A-Za-z_]\w*)>")
 
@@ -58,6 +64,19 @@ class Template:
 
 
 @dataclass(frozen=True)
+class Shift:
+    """A shifted split: templates of its own, and words that replace those of test; all other lists are test's."""
+
+    templates: tuple[Template, ...]
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """list -> words"""
+
+
+class UnusableTokens(ValueError):
+    """A completion or a prompt is not well posed under a tokenizer: the task cannot be asked with it."""
+
+
+@dataclass(frozen=True)
 class Task:
     """A named kind of prompt pairs. Raises ValueError, one line, where the definition contradicts itself."""
 
@@ -74,6 +93,8 @@ class Task:
     """list -> split -> words"""
     fixed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """list -> words that the definition fixes for all splits"""
+    shifted: Mapping[str, Shift] = field(default_factory=dict)
+    """name of a shifted split -> what it asks"""
 
     def __post_init__(self) -> None:
         for where, splits in (("templates", self.templates), *((f"list {k!r}", v) for k, v in self.fillers.items())):
@@ -82,12 +103,18 @@ class Task:
                 raise ValueError(f"task {self.name!r}: {where} given for {given}; give all of {', '.join(SPLITS)}")
         if shared := set(self.fillers) & set(self.fixed):
             raise ValueError(f"task {self.name!r}: list {min(shared)!r} is both per split and fixed; declare it once")
-        for split in SPLITS:
+        if taken := set(self.shifted) & set(SPLITS):
+            raise ValueError(f"task {self.name!r}: shifted split {min(taken)!r} has the name of a split; give another")
+        for split in self.splits:
+            if unknown := set(self.shifted[split].words if split in self.shifted else ()) - set(self.words("test")):
+                raise ValueError(
+                    f"task {self.name!r}: {split} has words for {min(unknown)!r}, which is no list; use one"
+                )
             for name, words in self.words(split).items():
                 if not words or len(set(words)) < len(words) or not all(words):
                     found = "no words" if not words else "an empty or repeated word"
                     raise ValueError(f"task {self.name!r}: list {name!r} has {found} in {split}; give different words")
-            for index, template in enumerate(self.templates[split]):
+            for index, template in enumerate(self.templates_of(split)):
                 self._check_slots(f"task {self.name!r}, {split} template {index}", template, self.words(split))
 
     def _check_slots(self, where: str, template: Template, words: Mapping[str, tuple[str, ...]]) -> None:
@@ -111,20 +138,47 @@ class Task:
     def fixed_completions(self) -> bool:
         """True where every pair of the task has the same two completions."""
         texts = {self.completions_of(t) for split in SPLITS for t in self.templates[split]}
-        lists = {**self.fillers, **self.fixed}
-        names = (name for pair in texts for name in SLOT.findall("".join(pair)))
-        return len(texts) == 1 and not any(slot_source(name, lists) for name in names)
+        return len(texts) == 1 and not self.drawn_completions
+
+    @cached_property
+    def drawn_completions(self) -> bool:
+        """True where completions hold slots: a word that the tokenizer splits is then passed over, not an error."""
+        templates = [t for split in self.splits for t in self.templates_of(split)]
+        names = (name for t in templates for name in SLOT.findall("".join(self.completions_of(t))))
+        return any(slot_source(name, {**self.fillers, **self.fixed}) for name in names)
 
     def completions_of(self, template: Template) -> tuple[str, str]:
         """Completion texts A, B of a template of this task, slots unfilled."""
         return template.completions or self.completions
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """train, val, test, and the shifted splits."""
+        return (*SPLITS, *self.shifted)
+
+    def templates_of(self, split: str) -> tuple[Template, ...]:
+        """Templates of a split, shifted or not. Raises ValueError for a name that is no split of this task."""
+        if split in self.shifted:
+            return self.shifted[split].templates
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r} of task {self.name!r}; allowed: {', '.join(self.splits)}")
+        return self.templates[split]
+
     def words(self, split: str) -> dict[str, tuple[str, ...]]:
-        """list -> its words in a split, the fixed ones included."""
-        return {**{name: splits[split] for name, splits in self.fillers.items()}, **self.fixed}
+        """list -> its words in a split, the fixed ones included; a shifted split has those of test but for its own."""
+        own = self.shifted[split].words if split in self.shifted else {}
+        base = "test" if split in self.shifted else split
+        return {**{name: splits[base] for name, splits in self.fillers.items()}, **self.fixed, **own}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
+        shifted = {
+            name: {
+                "templates": [_template_dict(t) for t in s.templates],
+                "words": {k: list(w) for k, w in s.words.items()},
+            }
+            for name, s in self.shifted.items()
+        }
         return {
             "task": self.name,
             "statement": self.statement,
@@ -133,16 +187,18 @@ class Task:
             "slots": {name: {split: list(splits[split]) for split in SPLITS} for name, splits in self.fillers.items()},
             "fixed": {name: list(words) for name, words in self.fixed.items()},
             "templates": {split: [_template_dict(t) for t in self.templates[split]] for split in SPLITS},
+            **({"shifted": shifted} if shifted else {}),
         }
 
     def count(self, split: str) -> int:
         """How many combinations of template and words a split has; the number of distinct pairs is at most this."""
-        words = self.words(_known(split))
-        return sum(prod(_radices(t.slots(words), words)) for t in self.templates[split])
+        templates, words = self.templates_of(split), self.words(split)
+        return sum(prod(_radices(t.slots(words), words)) for t in templates)
 
     def sample(self, split: str, n: int, seed: int = 0) -> tuple[Pair, ...]:
         """The first n distinct pairs as text (all where there are fewer), before any tokenizer or model has a say."""
-        streams = [((pair, None) for pair in self._candidates(split, index, seed)) for index in self._indices(split, n)]
+        indices, words = self._indices(split, n), self.words(split)
+        streams = [((pair, None) for pair in self._candidates(split, index, seed, words)) for index in indices]
         return tuple(pair for pair, _ in _take_turns(streams, n))
 
     def pairs(
@@ -151,20 +207,24 @@ class Task:
         """Draws n distinct pairs, balanced over templates; the same ones for the same (task, split, seed, tokenizer).
 
         `n`: how many; where the split has fewer, all of them (`.n` says how many). `usable`: True for tokens whose
-        embedding row is not zero (METHOD D2); pairs with any other token are passed over, and a template is given up
-        after 2,000 of them in a row. Raises ValueError, one line, where a pair is not well posed under this tokenizer
-        or where no pair has usable tokens only.
+        embedding row is not zero (METHOD D2); pairs with any other token are passed over, as are those whose completions
+        draw words that this tokenizer splits, and a template is given up after 2,000 of them in a row. Raises ValueError,
+        one line: UnusableTokens where a pair is not well posed under this tokenizer or where no pair has usable tokens.
         """
         usable_ids = None if usable is None else frozenset(usable.nonzero().flatten().tolist())
-        unusable: dict[int, int] = {}
+        passed: Counter[int] = Counter()
         indices = self._indices(split, n)
         chunk = max(16, -(-n // len(indices)))
-        streams = [self._accepted(split, index, seed, tokenizer, usable_ids, unusable, chunk) for index in indices]
+        streams = [self._accepted(split, index, seed, tokenizer, usable_ids, chunk, passed) for index in indices]
         chosen = [encoded for _, encoded in _take_turns(streams, n)]
         if not chosen:
-            worst = sorted(unusable, key=lambda token: -unusable[token])[:8]
+            worst = [token for token, _ in passed.most_common() if isinstance(token, int)][:8]
+            if not worst:
+                raise UnusableTokens(
+                    f"{next(iter(passed))}; use a tokenizer trained on text with these words, or other words"
+                )
             names = ", ".join(repr(token_text(tokenizer, token)) for token in worst)
-            raise ValueError(
+            raise UnusableTokens(
                 f"task {self.name!r}, {split}: every pair holds a token without embedding in this model ({names}); "
                 "use a model trained on text that contains them, or other words"
             )
@@ -173,11 +233,11 @@ class Task:
     def _indices(self, split: str, n: int) -> range:
         if n < 1:
             raise ValueError(f"task {self.name!r}: {n} pairs asked for; ask for at least 1")
-        return range(len(self.templates[_known(split)]))
+        return range(len(self.templates_of(split)))
 
-    def _candidates(self, split: str, index: int, seed: int) -> Iterator[Pair]:
-        """Every combination of one template, once, in random order."""
-        template, words = self.templates[split][index], self.words(split)
+    def _candidates(self, split: str, index: int, seed: int, words: Mapping[str, tuple[str, ...]]) -> Iterator[Pair]:
+        """Every combination of one template and the words, once, in random order."""
+        template = self.templates_of(split)[index]
         slots = template.slots(words)
         radices = _radices(slots, words)
         texts = (template.a, template.b, *self.completions_of(template))
@@ -188,30 +248,44 @@ class Task:
             yield Pair(a, b, completion_a, completion_b, index, *after)
 
     def _accepted(
-        self,
-        split: str,
-        index: int,
-        seed: int,
-        tokenizer: Any,
-        usable: frozenset[int] | None,
-        unusable: dict[int, int],
-        chunk: int,
+        self, split: str, index: int, seed: int, tokenizer: Any, usable: frozenset[int] | None, chunk: int, passed: Counter
     ) -> Iterator[tuple[Pair, EncodedPair]]:
         """What the model can read of one template, tokenised `chunk` at a time; counts the tokens it cannot."""
-        candidates, rejected = self._candidates(split, index, seed), 0
+        candidates, rejected = self._candidates(split, index, seed, self._whole_words(split, tokenizer)), 0
         while batch := list(islice(candidates, chunk)):
             for encoded in encode_pairs(tokenizer, batch):
                 for fault in encoded.faults:
-                    raise ValueError(f"task {self.name!r}, {split} template {index}: {fault.detail}; {fault.fix}")
+                    raise UnusableTokens(f"task {self.name!r}, {split} template {index}: {fault.detail}; {fault.fix}")
                 used = {*encoded.prompts[0], *encoded.prompts[1], *encoded.completions}
                 missing = used - usable if usable is not None else ()
-                for token in missing:
-                    unusable[token] = unusable.get(token, 0) + 1
+                passed.update(missing)
                 rejected = rejected + 1 if missing else 0
                 if rejected >= _PATIENCE:
                     return
                 if not missing:
                     yield encoded.pair, encoded
+
+    def _whole_words(self, split: str, tokenizer: Any) -> dict[str, tuple[str, ...]]:
+        """The words of a split; lists that completions draw from lose those that this tokenizer splits.
+
+        Raises UnusableTokens where fewer are left than a template needs.
+        """
+        words = self.words(split)
+        for template in self.templates_of(split) if self.drawn_completions else ():
+            slots = template.slots(words)
+            for text in self.completions_of(template):
+                for slot in (name for name in SLOT.findall(text) if name in slots):
+                    given, needed = words[slots[slot]], list(slots.values()).count(slots[slot])
+                    tokens = encode_batch(tokenizer, [text.replace(f"<{slot}>", word) for word in given])
+                    whole = tuple(word for word, ids in zip(given, tokens, strict=True) if len(ids) == 1)
+                    if len(whole) < needed:
+                        lost = ", ".join(repr(word) for word in given if word not in whole)[:80]
+                        raise UnusableTokens(
+                            f"task {self.name!r}, {split}: of list {slots[slot]!r} {len(whole)} words are one token where "
+                            f"{needed} are needed (others split: {lost}); use a tokenizer trained on text with them, or other words"
+                        )
+                    words[slots[slot]] = whole
+        return words
 
 
 def _take_turns(streams: Sequence[Iterator[tuple[Pair, Any]]], n: int) -> list[tuple[Pair, Any]]:
@@ -273,9 +347,3 @@ def _template_dict(template: Template) -> dict[str, Any]:
     values: dict[str, Any] = {"a": template.a, "b": template.b}
     values |= {key: value for key in ("continuation_a", "continuation_b") if (value := getattr(template, key))}
     return values | ({"completions": list(template.completions)} if template.completions else {})
-
-
-def _known(split: str) -> str:
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; allowed: {', '.join(SPLITS)}")
-    return split
