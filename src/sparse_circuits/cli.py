@@ -17,7 +17,7 @@ from typing import Any
 import tyro
 
 from sparse_circuits import __version__
-from sparse_circuits.commands import bench, circuits, data, formats, models, published, tasks
+from sparse_circuits.commands import bench, bundle, circuits, data, formats, models, published, tasks
 from sparse_circuits.commands.common import Output
 
 VERBS: dict[str, Callable[..., Output]] = {
@@ -25,6 +25,7 @@ VERBS: dict[str, Callable[..., Output]] = {
     "data tokenizer": data.data_tokenizer,
     "data build": data.data_build,
     "train": models.train,
+    "bundle": bundle.bundle,
     "model reference": models.model_reference,
     "model import": formats.model_import,
     "model export": formats.model_export,
@@ -34,6 +35,7 @@ VERBS: dict[str, Callable[..., Output]] = {
     "tasks show": tasks.tasks_show,
     "tasks check": tasks.tasks_check,
     "tasks eval": tasks.tasks_eval,
+    "tasks table": tasks.tasks_table,
     "prune": circuits.prune,
     "circuit show": circuits.circuit_show,
     "circuit eval": circuits.circuit_eval,

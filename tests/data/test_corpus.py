@@ -120,9 +120,11 @@ def test_sizes(text, size):
         ("python-env:0MB", "is not a size"),
         ("{tree}/absent.py", "no file or folder"),
         ("{tree}/*.rst", "no file matches"),
-        ("{tree}/notes.md", r"has ending '.md'; allowed endings: .py, .txt, .jsonl"),
+        ("{tree}/notes.md", r"has ending '.md'; allowed endings: .py, .txt, .jsonl, .parquet"),
         ("{tree}/pkg/*", "has ending '.bin'.*narrow the pattern"),
-        ("{tree}/hollow", "has no file that ends in .py, .txt, .jsonl"),
+        ("{tree}/hollow", "has no file that ends in .py, .txt, .jsonl, .parquet"),
+        ("parquet", r"unknown source 'parquet'; allowed: .*\.parquet\[:column=text\] file.*hf:owner/name"),
+        ("{tree}/a.py:column=text", "only .parquet files have columns"),
     ],
 )
 def test_errors_when_opened(tree, spec, message):

@@ -7,7 +7,7 @@ import pytest
 
 from sparse_circuits.data.tokenizer import train_tokenizer
 from sparse_circuits.tasks.load import load_task, task_names
-from sparse_circuits.tasks.task import SPLITS, Task, Template
+from sparse_circuits.tasks.task import Task, Template
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparse_circuits.tasks.load import load_task, task_names
-from sparse_circuits.tasks.task import SPLITS
+
 
 def parses(text: str) -> ast.Module:
     return ast.parse(text)
@@ -88,7 +88,9 @@ RULES = {
     "while_return_true": lambda text: ":\n" if last_line(text).startswith("while") else "\n",
     "lambda_func": lambda text: ":" if "lambda" in last_line(text) else "):\n",
     "enumerate_range": lambda text: " enumerate" if "," in last_line(text) else " range",
-    "final_kwarg": lambda text: ")\n" if last_line(text).count("=") - (" = " in text.split("\n")[-1]) == len(parameters(text)) else ",",
+    "final_kwarg": lambda text: (
+        ")\n" if last_line(text).count("=") - (" = " in text.split("\n")[-1]) == len(parameters(text)) else ","
+    ),
     "class_init": lambda text: " __" if re.findall(r"^\s*(class|def) \w", text, re.M)[-1] == "class" else " helper",
 }
 

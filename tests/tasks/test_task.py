@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparse_circuits.data.tokenizer import encode, make_tokenizer
+from sparse_circuits.tasks.draw import permutation
 from sparse_circuits.tasks.load import load_task
 from sparse_circuits.tasks.pairs import MAX_PROMPT
-from sparse_circuits.tasks.task import Task, Template, _permutation
+from sparse_circuits.tasks.task import Task, Template
 
 BYTES = {chr(code): code - 33 for code in range(33, 127)}  # printable ASCII stands for itself in the byte alphabet
 
@@ -54,7 +55,7 @@ def test_colliding_combinations_are_one_pair():
 
 @given(st.integers(1, 60), st.integers(0, 9))
 def test_permutation_is_one(total, seed):
-    assert sorted(_permutation(total, Random(seed))) == list(range(total))
+    assert sorted(permutation(total, Random(seed))) == list(range(total))
 
 
 @pytest.mark.parametrize("name", ["single_double_quote", "bracket_counting", "set_or_string"])

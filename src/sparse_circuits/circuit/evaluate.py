@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from sparse_circuits.bundled.folders import NAMES, bundled_folder
 from sparse_circuits.circuit.circuit import LOSS_KINDS, Calibration, Circuit, LossKind
 from sparse_circuits.data.tokenizer import read_tokenizer, tokenizer_hash, vocab_size
 from sparse_circuits.model.folder import model_hash, stored_tokenizer_hash
@@ -249,7 +250,12 @@ def circuit_tokenizer(circuit: Circuit) -> Any:
 
 
 def resolve(circuit: Circuit, where: str) -> Path:
-    """An origin's path: absolute, or relative to the circuit's folder. Raises ValueError for a circuit kept in memory only."""
+    """An origin's path: absolute, or relative to the circuit's folder, or of a bundled name.
+
+    Raises ValueError for a circuit kept in memory only.
+    """
+    if where in NAMES:
+        return bundled_folder(where)
     path = Path(where)
     if path.is_absolute():
         return path

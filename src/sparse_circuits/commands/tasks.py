@@ -1,5 +1,7 @@
 """Verbs on tasks."""
 
+from typing import Any
+
 from sparse_circuits.commands.common import DEFAULTS, Output, Shared, Where, usable_device
 
 
@@ -69,27 +71,102 @@ def tasks_eval(
     task: tuple[str, ...] = (),
     split: str = "test",
     pairs: int = 512,
+    source: str = "template",
     common: Shared = DEFAULTS,
 ) -> Output:
-    """Scores a model on tasks.
+    """Scores a model on tasks: on template pairs, or on pairs mined from real code.
 
     Args:
-        model: Model folder.
+        model: bundled, bundled-dense, or a model folder.
         task: Names or .jsonl files; all built-in tasks by default.
-        split: train, val or test.
-        pairs: Pairs per task.
+        split: train, val or test; one shifted split (longer, deeper, names, fillers); or `shifted` for all of a task's.
+        pairs: Pairs per task (and shifted split); mined tasks have as many as the code holds.
+        source: template; mined for the standard library's held-out files; or a folder, file or glob of Python code to mine.
     """
-    from sparse_circuits.circuit.evaluate import evaluate_model
     from sparse_circuits.hub.load import load_model, load_tokenizer
-    from sparse_circuits.tasks.load import load_task, task_names
 
     loaded, tokenizer = load_model(model, usable_device(common.device)), load_tokenizer(model)
-    scores = {}
-    for name in task or task_names():
-        one = load_task(name)
-        found = evaluate_model(loaded, one, tokenizer, split, n=pairs, seed=common.seed)
-        scores[one.name] = {"loss": found.loss, "accuracy": found.accuracy, "n_pairs": found.n_pairs}
-    lines = [
-        f"{n}: loss {s['loss']:.3f} nats, accuracy {s['accuracy']:.1%}, {s['n_pairs']} pairs" for n, s in scores.items()
-    ]
-    return Output({"tasks": scores}, "\n".join(lines))
+    if source == "template":
+        scores, unusable = _template_scores(loaded, tokenizer, task, split, pairs, common.seed)
+    else:
+        if split != "test":
+            raise ValueError(f"--split {split} is for template pairs; mined ones have no splits")
+        scores, unusable = (
+            _mined_scores(loaded, tokenizer, task, None if source == "mined" else source, common.seed),
+            {},
+        )
+    lines = [_score_line(name, score) for name, score in scores.items()]
+    lines += [f"{name}: cannot be asked: {reason}" for name, reason in unusable.items()]
+    return Output({"tasks": scores, "unusable": unusable}, "\n".join(lines))
+
+
+def _template_scores(
+    model: Any, tokenizer: Any, names: tuple[str, ...], split: str, pairs: int, seed: int
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """(task -> figures, task -> why it cannot be asked); tasks that lack a shifted split are left out unless named."""
+    from sparse_circuits.circuit.task_scores import score_shifted, score_tasks, with_usable
+    from sparse_circuits.tasks.load import load_task, task_names
+    from sparse_circuits.tasks.task import UnusableTokens
+
+    tasks = [load_task(name) for name in names or task_names()]
+    if split == "shifted":
+        scores: dict[str, Any] = {}
+        for one in tasks:
+            try:
+                found = score_shifted(model, tokenizer, one, n=pairs, seed=seed)
+            except UnusableTokens as error:
+                raise with_usable(error, tokenizer) from None
+            splits = {shift: _figures(score) for shift, score in found.splits.items()}
+            scores[one.name] = {**_figures(found), "splits": splits}
+        return scores, {}
+    if not names and any(split in one.splits for one in tasks):
+        tasks = [one for one in tasks if split in one.splits]
+    found = score_tasks(model, tokenizer, tasks, split, n=pairs, seed=seed)
+    return {name: _figures(score) for name, score in found.scores.items()}, dict(found.unusable)
+
+
+def _mined_scores(model: Any, tokenizer: Any, names: tuple[str, ...], source: str | None, seed: int) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from sparse_circuits.circuit.task_scores import score_mined
+
+    return {name: asdict(found) for name, found in score_mined(model, tokenizer, names or None, source, seed).items()}
+
+
+def _figures(score: Any) -> dict[str, Any]:
+    return {"loss": score.loss, "accuracy": score.accuracy, "n_pairs": score.n_pairs}
+
+
+def _score_line(name: str, score: dict[str, Any]) -> str:
+    if score["loss"] is None:
+        line = f"{name}: no mined pairs"
+    else:
+        line = f"{name}: loss {score['loss']:.3f} nats, accuracy {score['accuracy']:.1%}, {score['n_pairs']} pairs"
+    if score.get("balanced_accuracy") is not None:
+        points = score["n_points"]
+        line += (
+            f"; single points {score['balanced_accuracy']:.1%} ({points['A']} + {points['B']}, mean of both classes)"
+        )
+    return line
+
+
+def tasks_table(model: str = "bundled", out: str | None = None, pairs: int = 512, common: Shared = DEFAULTS) -> Output:
+    """All tasks of a model in one table: template, shifted and mined; --out writes it as Markdown.
+
+    Args:
+        model: bundled, bundled-dense, or a model folder.
+        out: Markdown file to write.
+        pairs: Pairs per split.
+    """
+    from sparse_circuits.circuit.task_scores import HEAD, score_table, table_rows
+    from sparse_circuits.files import write_text
+    from sparse_circuits.hub.card import markdown_table
+    from sparse_circuits.hub.load import load_model, load_tokenizer
+
+    loaded, tokenizer = load_model(model, usable_device(common.device)), load_tokenizer(model)
+    scores = score_table(loaded, tokenizer, n=pairs, seed=common.seed, progress=common.progress)
+    table = markdown_table(HEAD, table_rows(scores))
+    if out is not None:
+        command = f"sparse-circuits tasks table --model {model}" + (f" --pairs {pairs}" if pairs != 512 else "")
+        write_text(out, f"Made by `{command}`.\n\n{table}\n")
+    return Output({"tasks": scores, "file": out}, table)

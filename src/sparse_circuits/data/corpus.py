@@ -3,16 +3,17 @@
 A source is named by a short text, so that a command line and a manifest can say it:
     tiny-python[:20MB][:seed=7]   programs of the grammar in tiny_python.py, until they reach that many bytes
     python-env[:8MB]              the standard library's .py files; a cap takes files in an order fixed by their paths
-    a .py, .txt or .jsonl file, a folder of such files, or a glob; each line of a .jsonl holds one object with a `text`
+    a .py, .txt, .jsonl or .parquet file, a folder of such files, or a glob; each line of a .jsonl holds one object with
+        a `text`, each row of a .parquet a string in its column `text`, or in NAME after `path:column=NAME`
+    hf:owner/name, hf:./folder    a Hugging Face dataset, see hub_dataset.py
 
 A document carries a *split key*, and its split depends on that key alone (`split_place`): a file's key is its path
-below its root (`json/decoder.py`, the same on every machine and nearly every Python version), a generated program's or
-a JSONL line's key is the hash of its text. Texts seen before are dropped by whoever reads, so no text is in two splits.
+below its root (`json/decoder.py`, the same on every machine and nearly every Python version); the key of a generated
+program, a JSONL line or a row is the hash of its text. Texts seen before are dropped by whoever reads, so no text is in two splits.
 A long file is given in parts (`story.txt#3`), each a document of its own, so one large file can be split as well.
 Sizes count bytes of UTF-8: KB, MB and GB are 10^3, 10^6 and 10^9.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -20,17 +21,19 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from glob import glob, has_magic
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
-from ..files import file_hash, json_hash, text_hash
+from ..files import file_hash, text_hash
+from . import parquet
+from .hub_dataset import FORM, open_hub_dataset
+from .source import SIZE, Document, Source, listed, parse_size, split_place
 
-ENDINGS = (".py", ".txt", ".jsonl")
+ENDINGS = (".py", ".txt", ".jsonl", ".parquet")
 ALLOWED = (
-    "tiny-python[:20MB][:seed=7], python-env[:8MB], a .py, .txt or .jsonl file, a folder of them, "
-    "or a glob such as 'src/**/*.py'"
+    "tiny-python[:20MB][:seed=7], python-env[:8MB], a .py, .txt, .jsonl or .parquet[:column=text] file, a folder of "
+    f"them, a glob such as 'src/**/*.py', or {FORM}"
 )
 DEFAULT_TINY_BYTES = 20_000_000
-LISTED_FILES = 2000  # a manifest lists the hash of every file up to this many, beyond that one hash over all
 
 # Parts of the standard library that are no hand-written code: tests, tables, bundled packages, machine settings.
 SKIPPED_FOLDERS = frozenset(
@@ -40,47 +43,6 @@ SKIPPED_FOLDERS = frozenset(
 SKIPPED_FILES = re.compile(r"_sysconfigdata.*|sitecustomize|usercustomize")
 LARGEST_FILE = 200_000  # bytes; what is longer is nearly always generated
 PART = 200_000  # characters
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)(KB|MB|GB)", re.IGNORECASE)
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
-
-
-class Document(NamedTuple):
-    """One text of a corpus."""
-
-    name: str
-    """For people: a path below the source's root, or the number of a generated program."""
-    text: str
-    split_key: str
-    """Decides the split, see `split_place`."""
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Anything that gives documents and can say what they were."""
-
-    @property
-    def name(self) -> str:
-        """What the user called it, without folders of the machine."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """About how many bytes of text it gives, for progress."""
-        ...
-
-    def documents(self, seed: int = 0) -> Iterator[Document]:
-        """The documents, in the same order every time; `seed` only matters to sources that draw."""
-        ...
-
-    def manifest(self) -> dict[str, Any]:
-        """JSON values that identify the content: kind, and sizes and seeds or file hashes."""
-        ...
-
-
-def split_place(split_key: str) -> float:
-    """A number in [0, 1) that depends on the key alone; validation takes the keys below its fraction."""
-    return int.from_bytes(hashlib.sha256(split_key.encode("utf-8", "surrogatepass")).digest()[:6], "big") / 2**48
 
 
 class TinyPython:
@@ -105,27 +67,40 @@ class TinyPython:
 
 
 class Files:
-    """Files below a root; what `documents` gives is decided by `paths`, fixed when the source is opened."""
+    """Files below a root; what `documents` gives is decided by `paths`, fixed when the source is opened.
 
-    def __init__(self, name: str, kind: str, root: Path, paths: Sequence[Path]) -> None:
-        self.name, self.kind, self.root, self.paths = name, kind, root, tuple(paths)
-        self.size = sum(path.stat().st_size for path in self.paths)
+    column: of the .parquet files among them.
+    """
+
+    def __init__(
+        self, name: str, kind: str, root: Path, paths: Sequence[Path], column: str = parquet.TEXT_COLUMN
+    ) -> None:
+        self.name, self.kind, self.root, self.paths, self.column = name, kind, root, tuple(paths), column
+        self.size = sum(
+            parquet.text_size(path, self.column) if path.suffix == ".parquet" else path.stat().st_size
+            for path in self.paths
+        )
 
     def documents(self, seed: int = 0) -> Iterator[Document]:  # noqa: ARG002 (files are not drawn)
         for path in self.paths:
             key = path.relative_to(self.root).as_posix()
             if path.suffix == ".jsonl":
                 yield from _lines(path, key)
+            elif path.suffix == ".parquet":
+                rows = parquet.texts(path, self.column)
+                yield from (Document(f"{key}:{row}", text, text_hash(text)) for row, text in rows if text.strip())
             else:
                 yield from _parts(_read(path), key)
 
     def manifest(self) -> dict[str, Any]:
-        """The hash of every file by path below the root; for the standard library also the version of Python."""
+        """The hash of every file by path below the root; of .parquet files also the column, of python-env Python's version."""
         hashes = {path.relative_to(self.root).as_posix(): file_hash(path) for path in self.paths}
-        known: dict[str, Any] = {"kind": self.kind, "name": self.name, "count": len(hashes), "hash": json_hash(hashes)}
+        known: dict[str, Any] = {"kind": self.kind, "name": self.name}
         if self.kind == "python-env":
             known["python"] = platform.python_version()
-        return {**known, "files": hashes} if len(hashes) <= LISTED_FILES else known
+        if any(path.suffix == ".parquet" for path in self.paths):
+            known["column"] = self.column
+        return {**known, **listed(hashes)}
 
 
 def open_source(spec: str) -> Source:
@@ -137,6 +112,8 @@ def open_source(spec: str) -> Source:
         if len(options) > 1:
             raise ValueError(f"cannot read source {spec!r}; write python-env or python-env:8MB")
         return _python_env(spec, parse_size(options[0]) if options else None)
+    if kind == "hf":
+        return open_hub_dataset(spec)
     return _local_files(spec)
 
 
@@ -148,22 +125,13 @@ def open_sources(specs: Iterable[str]) -> tuple[Source, ...]:
     return opened
 
 
-def parse_size(text: str) -> int:
-    """`8MB` -> 8,000,000 bytes. Raises ValueError for anything else, or zero."""
-    match = _SIZE.fullmatch(text)
-    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
-    if size <= 0:
-        raise ValueError(f"{text!r} is not a size; write a number and KB, MB or GB, e.g. 8MB")
-    return size
-
-
 def _tiny_python(spec: str, options: Sequence[str]) -> TinyPython:
     size, seed = DEFAULT_TINY_BYTES, None
     for option in options:
         given = re.fullmatch(r"seed=(\d+)", option)
         if given:
             seed = int(given[1])
-        elif _SIZE.fullmatch(option):
+        elif SIZE.fullmatch(option):
             size = parse_size(option)
         else:
             raise ValueError(f"cannot read {option!r} in source {spec!r}; write tiny-python[:20MB][:seed=7]")
@@ -190,23 +158,38 @@ def _python_env(spec: str, cap: int | None) -> Files:
 
 
 def _local_files(spec: str) -> Files:
+    """Files as they are named; `:column=NAME` after the path is for the .parquet files among them."""
+    if Path(spec).exists():
+        return _named_files(spec, parquet.TEXT_COLUMN)
+    path, given, column = spec.rpartition(":column=")
+    if given and not column or not given and ".parquet:" in spec:
+        raise ValueError(f"cannot read source {spec!r}; write path.parquet[:column=NAME]")
+    if not given:
+        return _named_files(spec, parquet.TEXT_COLUMN)
+    found = _named_files(path, column)
+    if not any(path.suffix == ".parquet" for path in found.paths):
+        raise ValueError(f"cannot read ':column={column}' in source {spec!r}; only .parquet files have columns")
+    return found
+
+
+def _named_files(spec: str, column: str) -> Files:
     path = Path(spec)
     if path.is_file():
         _check_ending(path, spec)
-        return Files(path.name, "files", path.parent, [path])
+        return Files(path.name, "files", path.parent, [path], column)
     if path.is_dir():
-        listed = _walk(path, ENDINGS, frozenset({"__pycache__"}))
-        if not listed:
+        found = _walk(path, ENDINGS, frozenset({"__pycache__"}))
+        if not found:
             raise ValueError(f"folder {spec!r} has no file that ends in {', '.join(ENDINGS)}")
-        return Files(path.resolve().name, "files", path, listed)
+        return Files(path.resolve().name, "files", path, found, column)
     if has_magic(spec):
-        matched = sorted(Path(found) for found in glob(spec, recursive=True) if Path(found).is_file())
+        matched = sorted(Path(file) for file in glob(spec, recursive=True) if Path(file).is_file())
         if not matched:
             raise ValueError(f"no file matches {spec!r}")
-        for found in matched:
-            _check_ending(found, spec)
+        for file in matched:
+            _check_ending(file, spec)
         steady = list(_until_magic(path.parts))
-        return Files("/".join(path.parts[len(steady) :]), "files", Path(*steady), matched)
+        return Files("/".join(path.parts[len(steady) :]), "files", Path(*steady), matched, column)
     if len(path.parts) > 1 or path.suffix in ENDINGS:
         raise ValueError(f"no file or folder {spec!r}")
     raise ValueError(f"unknown source {spec!r}; allowed: {ALLOWED}")

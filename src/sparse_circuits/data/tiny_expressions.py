@@ -1,150 +1,97 @@
-"""Scope and expressions of the tiny Python grammar.
+"""Expressions of the tiny Python grammar.
 
-1. A `Scope` knows every bound name by kind (its type). Names bound in a block are forgotten when the block ends, and a
-   name never changes its kind within a scope, so every load is of a name that is bound and of the right type.
-2. `literal`, `argument` and `value` write an expression of a wanted kind from the names in scope.
-3. Where a variable is needed that does not exist, `need` writes its assignment first, so no production ever fails.
+`literal`, `argument` and `value` write an expression of a wanted kind from the names in scope. Where a variable is
+needed that does not exist, `need` writes its assignment first, so no production ever fails.
 
-Draws are `POOL[s.bits(k)]`, with the pools of `tiny_vocabulary`; s.random() chooses among the names in scope.
+Draws are `POOL[s.bits(k)]`, with the pools of `tiny_vocabulary` and `tiny_phrases`; s.random() chooses among names.
 """
 
-from random import Random
-from typing import NamedTuple
-
-from .tiny_vocabulary import CONTENTS, NAMES, NUMBERS, RUNS, STRINGS, WORDS
-
-INT, STR, INTS, STRS, GRID, SET, NUMS, DICT, BOOL, OBJ = range(10)
-HINTS = (
-    *("int", "str", "list[int]", "list[str]", "list[list[int]]"),
-    *("set[str]", "set[int]", "dict[str, int]", "bool", "object"),
-)
-"""the type hint of each kind"""
-
-
-class Function(NamedTuple):
-    """Something that can be called by name."""
-
-    name: str
-    """as it is called: `load`, `box.add`"""
-    params: tuple[tuple[str, int], ...]
-    """(name, kind) of each parameter"""
-    result: int | None
-    """kind of what it returns; None: nothing"""
-
-
-class Scope:
-    """The state of one module or function body while it is written; `lines` is shared by the whole program."""
-
-    __slots__ = (
-        "rng",
-        "bits",
-        "random",
-        "lines",
-        "functions",
-        "externals",
-        "used",
-        "names",
-        "bound",
-        "loops",
-        "result",
-    )
-
-    def __init__(self, rng: Random, lines: list[str], functions: list[Function], externals: list[str]):
-        self.rng, self.bits, self.random = rng, rng.getrandbits, rng.random
-        self.lines, self.functions, self.externals = lines, functions, externals
-        self.used: set[str] = set(externals)  # every name ever bound here, so that none changes its kind
-        self.names: tuple[list[str], ...] = ([], [], [], [], [], [], [], [], [], [])
-        self.bound: list[list[str]] = []  # the list each bound name was added to, in order: leaving a block pops it
-        self.loops: dict[str, int] = {}  # kind of each loop variable: a later loop may use it again
-        self.result: int | None = None  # kind that the enclosing function returns
-
-
-# names
-
-
-def fresh(s: Scope) -> str:
-    """A name not used in this scope before."""
-    name = NAMES[s.bits(14)]
-    while name in s.used:
-        name = NAMES[s.bits(14)]
-    s.used.add(name)
-    return name
-
-
-def bind(s: Scope, kind: int, name: str) -> None:
-    """From here to the end of the block, `name` is loaded as that kind."""
-    s.names[kind].append(name)
-    s.bound.append(s.names[kind])
-
-
-def unwind(s: Scope, mark: int) -> None:
-    """Forget what was bound since `mark = len(s.bound)`."""
-    bound = s.bound
-    while len(bound) > mark:
-        bound.pop().pop()
-
-
-def known(s: Scope, kind: int) -> str:
-    """A bound name of that kind (there must be one), rather a recent one."""
-    names, draw = s.names[kind], s.random()
-    return names[~int(draw * draw * len(names))]
+from .tiny_phrases import CONTENTS, FILES, FLOATS, GRIDS, NUMBERS, ODDITIES, RUNS, SMALL, STRINGS, WORDS
+from .tiny_scope import Function, Scope, bind, fresh, known
+from .tiny_vocabulary import BOOL, DICT, FLOAT, GRID, INT, INTS, LOCK, NUMS, OBJ, PAIRS, PATH, SET, STR, STRS
 
 
 def need(s: Scope, pad: str, kind: int) -> str:
     """A bound name of that kind, assigned on a line of its own first if there is none."""
     if s.names[kind]:
         return known(s, kind)
-    name = fresh(s)
+    name = fresh(s, kind)
     s.lines.append(f"{pad}{name} = {literal(s, kind)}")
     bind(s, kind, name)
     return name
-
-
-# expressions
 
 
 def literal(s: Scope, kind: int) -> str:
     """A display or constant of that kind."""
     bits = s.bits
     if kind == INT:
-        return NUMBERS[bits(8)]
+        return NUMBERS[bits(10)]
     if kind == STR:
         return STRINGS[bits(13)]
     if kind == INTS:
-        return f"[{RUNS[bits(12)]}]"
+        draw = bits(5)
+        if draw == 0 and len(s.names[INT]) > 1:
+            return f"[{', '.join(s.names[INT][-3:])}]"
+        return f"[{RUNS[bits(12)]}]" if draw > 1 else "[]"
     if kind == GRID:
-        if bits(1):
-            return f"[[{RUNS[bits(12)]}]]"
-        return f"[[{RUNS[bits(12)]}], [{RUNS[bits(12)]}]]"
+        return GRIDS[bits(11)]
     if kind == STRS:
-        if bits(1):
+        draw = bits(3)
+        if draw > 4:
             return f"[{WORDS[bits(11)]}, {WORDS[bits(11)]}]"
-        return f"[{WORDS[bits(11)]}, {WORDS[bits(11)]}, {WORDS[bits(11)]}]"
+        if draw > 1:
+            return f"[{WORDS[bits(11)]}, {WORDS[bits(11)]}, {WORDS[bits(11)]}]"
+        return "[]" if draw and bits(1) else f"[{WORDS[bits(11)]}]"
     if kind == SET:
-        return f"{{{WORDS[bits(11)]}, {WORDS[bits(11)]}}}"
+        draw = bits(2)
+        if draw > 1:
+            return f"{{{WORDS[bits(11)]}, {WORDS[bits(11)]}}}"
+        if draw:
+            return f"{{{WORDS[bits(11)]}, {WORDS[bits(11)]}, {WORDS[bits(11)]}}}"
+        return f"{{{WORDS[bits(11)]}}}"
     if kind == NUMS:
         return f"{{{RUNS[bits(12)]}}}"
     if kind == DICT:
         if bits(1):
-            return f"{{{WORDS[bits(11)]}: {NUMBERS[bits(8)]}}}"
-        return f"{{{WORDS[bits(11)]}: {NUMBERS[bits(8)]}, {WORDS[bits(11)]}: {NUMBERS[bits(8)]}}}"
-    return "True" if bits(1) else "False"
+            return f"{{{WORDS[bits(11)]}: {NUMBERS[bits(10)]}}}"
+        return f"{{{WORDS[bits(11)]}: {NUMBERS[bits(10)]}, {WORDS[bits(11)]}: {NUMBERS[bits(10)]}}}"
+    if kind == BOOL:
+        return "True" if bits(1) else "False"
+    if kind == FLOAT:
+        return FLOATS[bits(5)]
+    if kind == PATH:
+        return FILES[bits(12)]
+    if kind == PAIRS:
+        return f"[({WORDS[bits(11)]}, {NUMBERS[bits(10)]}), ({WORDS[bits(11)]}, {NUMBERS[bits(10)]})]"
+    if kind == LOCK:
+        return lock(s)
+    return ODDITIES[bits(6)]
+
+
+def lock(s: Scope) -> str:
+    """A new lock; the program imports threading or Lock, always the same way."""
+    if "import threading" in s.imports or "from threading import Lock" not in s.imports and s.bits(1):
+        s.imports["import threading"] = None
+        return "threading.Lock()"
+    s.imports["from threading import Lock"] = None
+    return "Lock()"
 
 
 def argument(s: Scope, kind: int) -> str:
     """A bound name of that kind or a literal. OBJ has no literals: a name must exist."""
-    if s.names[kind] and (kind == OBJ or s.bits(2)):
+    if s.names[kind] and (kind == OBJ or s.bits(2) > 1):
         return known(s, kind)
     return literal(s, kind)
 
 
 def arguments(s: Scope, params: tuple[tuple[str, int], ...]) -> str:
-    """What stands between the parentheses of a call: one argument per parameter, from some point on as keywords."""
+    """What stands between the parentheses of a call: every argument, half of the time all as keywords in order."""
+    draw = s.bits(3)
+    if draw < 5:
+        return ", ".join([f"{name}={argument(s, kind)}" for name, kind in params])
     parts = [argument(s, kind) for _, kind in params]
-    if parts and s.bits(1):
+    if draw == 5 and len(parts) > 1:
         parts[-1] = f"{params[-1][0]}={parts[-1]}"
-        if len(parts) > 2 and s.bits(1):
-            parts[-2] = f"{params[-2][0]}={parts[-2]}"
     return ", ".join(parts)
 
 
@@ -152,63 +99,66 @@ def function(s: Scope) -> Function | None:
     """A function above whose arguments can all be written here, or None."""
     functions = s.functions
     if functions:
-        chosen = functions[~int(s.random() * len(functions))]
+        draw = s.random()
+        chosen = functions[~int(draw * draw * len(functions))]
         if s.names[OBJ] or all(kind != OBJ for _, kind in chosen.params):
             return chosen
     return None
 
 
+def external(s: Scope) -> str:
+    """An imported function (there must be one)."""
+    return s.externals[s.bits(8) % len(s.externals)]
+
+
 def value(s: Scope, kind: int) -> str:
     """The right-hand side of an assignment: mostly a literal, sometimes computed from names."""
-    names, draw = s.names, s.bits(3)
-    if draw < 5 or kind > STR:
+    names, draw = s.names, s.bits(4)
+    if draw < 10:
         return literal(s, kind)
     if kind == INT:
-        if draw == 5 and names[INT]:
-            return f"{known(s, INT)} + {NUMBERS[s.bits(8)]}"
-        if draw == 6 and names[INT]:
-            return f"{known(s, INT)} * {argument(s, INT)}"
-        for container in (INTS, STRS, SET, DICT):
+        if draw < 13 and names[INT]:
+            if draw == 12 and len(names[INT]) > 1:
+                return f"{known(s, INT)} {'+-'[s.bits(1)]} {known(s, INT)}"
+            return f"{known(s, INT)} {'+-*+'[s.bits(2)]} {SMALL[s.bits(6)]}"
+        for container in (INTS, STRS, DICT, SET, STR) if draw & 1 else (STRS, SET, INTS):
             if names[container]:
+                if container == INTS and draw == 15:
+                    return f"{('sum', 'max', 'min', 'sum')[s.bits(2)]}({known(s, INTS)})"
                 return f"len({known(s, container)})"
-    elif names[STR] and draw == 5:
-        return f"{known(s, STR)} + {STRINGS[s.bits(13)]}"
-    elif names[STR] and draw == 6:
-        return f"{known(s, STR)}.{('upper', 'lower', 'strip', 'title')[s.bits(2)]}()"
-    elif names[INT]:
-        return f"str({known(s, INT)})" if draw == 6 else template(s)
+    elif kind == STR:
+        if names[STR] and draw < 13:
+            if draw == 12:
+                return f"{known(s, STR)} + {STRINGS[s.bits(13)]}"
+            return f"{known(s, STR)}.{('upper', 'lower', 'strip', 'title')[s.bits(2)]}()"
+        if names[INT]:
+            return f"str({known(s, INT)})" if draw == 14 else template(s)
+        if draw == 15:
+            return f"input({STRINGS[s.bits(13)]})"
+    elif kind == FLOAT and names[INT]:
+        return f"{known(s, INT)} / {SMALL[s.bits(6)]}" if draw < 13 else f"{known(s, INT)} * {FLOATS[s.bits(5)]}"
+    elif kind == BOOL and names[INT]:
+        return f"{known(s, INT)} {('>', '==', '<', '>=')[s.bits(2)]} {NUMBERS[s.bits(10)]}"
+    elif kind == STRS and names[STR] and draw < 13:
+        return f"{known(s, STR)}.split()"
+    elif kind == INTS and names[INTS]:
+        return (f"sorted({known(s, INTS)})", f"{known(s, INTS)}[1:]", f"{known(s, INTS)}[:3]")[draw % 3]
     return literal(s, kind)
 
 
 def template(s: Scope) -> str:
-    """An f-string with one bound name, in either quote style."""
-    kind = STR if s.names[STR] and s.bits(1) else INT
-    name = known(s, kind) if s.names[kind] else None
-    draw = s.bits(3)
-    quote = "'\""[draw & 1]
-    if name is None:
-        return STRINGS[s.bits(13)]
-    if draw < 4:
+    """An f-string with one bound name, in either quote style; mostly the name is its last piece."""
+    names, draw, quote = s.names, s.bits(4), "'\""[s.bits(1)]
+    kind = INT if draw & 1 else STR
+    if not names[kind]:
+        kind = STR if kind == INT else INT
+        if not names[kind]:
+            return STRINGS[s.bits(13)]
+    name = known(s, kind)
+    if draw < 7:
         return f"f{quote}{{{name}}}{quote}"
-    if draw < 6:
+    if draw < 12:
+        return f"f{quote}{CONTENTS[s.bits(12)]}{(' ', ': ', ', ', ': ')[s.bits(2)]}{{{name}}}{quote}"
+    if draw < 14:
         return f"f{quote}{{{name}}} {CONTENTS[s.bits(12)]}{quote}"
-    return f"f{quote}{CONTENTS[s.bits(12)]} {{{name}}}{quote}"
-
-
-def condition(s: Scope, pad: str) -> str:
-    """A test of something bound, mostly of the name bound last."""
-    names, draw = s.names, s.bits(3)
-    if draw < 2 and names[STR]:
-        return f"{known(s, STR)} == {WORDS[s.bits(11)]}"
-    if draw == 2:
-        for container in (SET, STRS, DICT):
-            if names[container]:
-                return f"{argument(s, STR)} in {known(s, container)}"
-    if draw == 3 and names[BOOL]:
-        return known(s, BOOL)
-    if draw == 4:
-        for container in (INTS, STRS, SET):
-            if names[container]:
-                return f"not {known(s, container)}" if s.bits(1) else known(s, container)
-    name = need(s, pad, INT)
-    return f"{name} {('==', '>', '<', '==', '!=', '==', '>=', '==')[draw]} {NUMBERS[s.bits(8)]}"
+    return f"f{quote}{CONTENTS[s.bits(12)]} {{{name}}} {CONTENTS[s.bits(12)]}{quote}"

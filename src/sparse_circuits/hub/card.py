@@ -43,9 +43,19 @@ _WITHOUT = "tokens = torch.tensor([[1, 2, 3]])  # no tokenizer lies in this fold
 
 
 def model_card(
-    model: SparseTransformer, layout: Layout, *, name: str, licence: str = "apache-2.0", has_tokenizer: bool = True
+    model: SparseTransformer,
+    layout: Layout,
+    *,
+    name: str,
+    licence: str = "apache-2.0",
+    has_tokenizer: bool = True,
+    sections: Mapping[str, str] | None = None,
 ) -> str:
-    """The text of a card. layout: of the folder it will lie in. licence: an SPDX name in lower case, for the weights."""
+    """The text of a card.
+
+    layout: of the folder it will lie in. licence: an SPDX name in lower case, for the weights. sections: title -> text of
+    what else its maker knows, such as its data and what it scores.
+    """
     head = ["---", f"license: {licence}", "library_name: sparse_circuits", "pipeline_tag: text-generation"]
     head += ["tags:", "- interpretability", "- weight-sparse", "---"]
     parts = [
@@ -56,9 +66,10 @@ def model_card(
         "```bash\npip install sparse-circuits\n```",
         _snippet(layout, has_tokenizer),
         "## Shape\n\n"
-        + _table(("option", "value"), [(key, json.dumps(value)) for key, value in _shape(model).items()]),
-        "## Nonzero weights\n\n" + _table(("tensor", "shape", "nonzero", "share"), _sparsity(model)),
+        + markdown_table(("option", "value"), [(key, json.dumps(value)) for key, value in _shape(model).items()]),
+        "## Nonzero weights\n\n" + markdown_table(("tensor", "shape", "nonzero", "share"), _sparsity(model)),
         "## Training\n\n" + _training(model),
+        *(f"## {title}\n\n{text}" for title, text in (sections or {}).items()),
         f"## Licence\n\n{licence}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -103,17 +114,20 @@ def _training(model: SparseTransformer) -> str:
         config = stored.get("config")
         recipe = {key: value for key, value in config.items() if key != "model"} if isinstance(config, dict) else {}
         facts = [(key, json.dumps(value)) for key, value in {**figures, **recipe}.items()]
-        return "Recorded by the program that trained it; losses in nats.\n\n" + _table(("field", "value"), facts)
+        return "Recorded by the program that trained it; losses in nats.\n\n" + markdown_table(
+            ("field", "value"), facts
+        )
     known: Mapping[str, Any] = model.released or {}
     told = [
         (key, json.dumps(known[key])) for key in ("pfrac", "expansion_factor", "expansion_factor_mlp") if key in known
     ]
     if told:
-        return "Not recorded here. Its config names:\n\n" + _table(("field", "value"), told)
+        return "Not recorded here. Its config names:\n\n" + markdown_table(("field", "value"), told)
     return "Not recorded in the folder this model came from."
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def markdown_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A table in Markdown."""
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 

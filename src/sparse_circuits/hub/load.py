@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from sparse_circuits.bundled.folders import NAMES, bundled_folder
 from sparse_circuits.data.tokenizer import TOKENIZER_FILE, as_fast_tokenizer, read_tokenizer
 from sparse_circuits.files import file_hash, read_json
 from sparse_circuits.hub import fetch
@@ -34,8 +35,8 @@ def load_model(
 ) -> SparseTransformer:
     """A model ready to evaluate; it remembers its folder as `source`.
 
-    where: a model folder of this library (or the run folder that holds one), a released folder, a transformers folder, a
-    released name such as `csp_yolo1`, or a Hub repo such as `openai/circuit-sparsity`.
+    where: `bundled` or `bundled-dense`, a model folder of this library (or the run folder that holds one), a released folder,
+    a transformers folder, a released name such as `csp_yolo1`, or a Hub repo such as `openai/circuit-sparsity`.
     verify: whether all bytes are read now and compared with the checksums there are (our hashes, the CRCs of a zip, hashes
     noted at download), and NaN refused. Structure, names, shapes and dtypes are checked always.
     dtype: of the weights; None leaves them as stored. Weights stay memory-mapped where nothing converts them.
@@ -84,7 +85,9 @@ def _beside(folder: Path) -> Path:
 
 
 def locate(where: str | Path, *, progress: Progress = SILENT) -> Path:
-    """The local folder of a path, released name or Hub repo, downloaded where needed. Raises ValueError, one line."""
+    """The local folder of a bundled name, path, released name or Hub repo, downloaded where needed. Raises ValueError, one line."""
+    if where in NAMES:
+        return bundled_folder(str(where))
     if Path(where).exists() or isinstance(where, Path):
         return Path(where)
     if fetch.is_released(where):
@@ -109,8 +112,8 @@ def model_folder(where: str | Path) -> Path:
         if (candidate / CONFIG_FILE).is_file() or (candidate / RELEASED_CONFIG).is_file():
             return candidate
     raise ValueError(
-        f"no model at {folder}; give a model folder (with {CONFIG_FILE} or {RELEASED_CONFIG}), a run folder that holds one, "
-        f"a released name ({fetch.released_names()}) or a Hub repo (owner/name)"
+        f"no model at {folder}; give {' or '.join(NAMES)}, a model folder (with {CONFIG_FILE} or {RELEASED_CONFIG}), a run "
+        f"folder that holds one, a released name ({fetch.released_names()}) or a Hub repo (owner/name)"
     )
 
 

@@ -3,6 +3,7 @@
 Loading checks the hashes of config and weights, every name, shape and dtype: nothing ever loads as random weights.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,18 @@ def save_model(
     extra: dict[str, Any] | None = None,
     *,
     dense: bool = False,
+    halved: Collection[str] = (),
 ) -> None:
     """Writes config and weights into a folder that the caller makes whole (files.new_folder). Raises OSError.
 
     dense: write every tensor as it is, for other readers of safetensors, instead of sparse where that is smaller.
     extra: further keys of config.json that decide nothing here, such as those of transformers.
+    halved: tensors to store in 16 bits (fp16), which rounds them; the model in memory keeps its own. Raises ValueError where an
+    entry is too large for that.
     """
     where = Path(folder)
-    tensors, metadata = (own_tensors(model), {}) if dense else pack(own_tensors(model))
+    own = {name: _halved(name, tensor) if name in halved else tensor for name, tensor in own_tensors(model).items()}
+    tensors, metadata = (own, {}) if dense else pack(own)
     write_tensors(where / WEIGHTS_FILE, tensors, metadata)
     config = model.config.to_dict()
     stored = {
@@ -55,6 +60,13 @@ def save_model(
     if model.released is not None:
         stored["released"] = dict(model.released)
     write_json(where / CONFIG_FILE, {**stored, "config_sha256": _config_hash(stored)})
+
+
+def _halved(name: str, tensor: Tensor) -> Tensor:
+    half = tensor.detach().half()
+    if not bool(half.isfinite().all()):
+        raise ValueError(f"{name} has entries beyond 65,504 and cannot be stored in 16 bits; leave it out of `halved`")
+    return half
 
 
 def read_model(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparse_circuits.bundled.folders import bundled_name
 from sparse_circuits.circuit.ablation import Reference, ablation_values, load_reference, measure_reference
 from sparse_circuits.circuit.circuit import Calibration, Circuit, Origin, SplitLosses
 from sparse_circuits.circuit.edges import EdgeSet, find_edges
@@ -315,7 +316,9 @@ def _scores(problem: _Problem, mask: Tensor, calibration: Calibration) -> dict[s
 
 
 def _where(model: SparseTransformer) -> str:
-    return "" if model.source is None else os.path.abspath(model.source)
+    if model.source is None:
+        return ""
+    return bundled_name(model.source) or os.path.abspath(model.source)
 
 
 def _reference_facts(reference: Reference | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ A task is data, not code, so a built-in task and one read from a JSONL file are 
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ..data.tokenizer import encode_batch, token_text
 from ..files import json_hash
+from .draw import permutation, radices, take_turns, unrank
 from .pairs import EncodedPair, Pair, Pairs, encode_pairs, pack
 
 SPLITS = ("train", "val", "test")
@@ -193,13 +194,13 @@ class Task:
     def count(self, split: str) -> int:
         """How many combinations of template and words a split has; the number of distinct pairs is at most this."""
         templates, words = self.templates_of(split), self.words(split)
-        return sum(prod(_radices(t.slots(words), words)) for t in templates)
+        return sum(prod(radices(t.slots(words), words)) for t in templates)
 
     def sample(self, split: str, n: int, seed: int = 0) -> tuple[Pair, ...]:
         """The first n distinct pairs as text (all where there are fewer), before any tokenizer or model has a say."""
         indices, words = self._indices(split, n), self.words(split)
         streams = [((pair, None) for pair in self._candidates(split, index, seed, words)) for index in indices]
-        return tuple(pair for pair, _ in _take_turns(streams, n))
+        return tuple(pair for pair, _ in take_turns(streams, n))
 
     def pairs(
         self, split: str, n: int, tokenizer: Any, seed: int = 0, usable: Bool[Tensor, "V"] | None = None
@@ -216,7 +217,7 @@ class Task:
         indices = self._indices(split, n)
         chunk = max(16, -(-n // len(indices)))
         streams = [self._accepted(split, index, seed, tokenizer, usable_ids, chunk, passed) for index in indices]
-        chosen = [encoded for _, encoded in _take_turns(streams, n)]
+        chosen = [encoded for _, encoded in take_turns(streams, n)]
         if not chosen:
             worst = [token for token, _ in passed.most_common() if isinstance(token, int)][:8]
             if not worst:
@@ -239,16 +240,23 @@ class Task:
         """Every combination of one template and the words, once, in random order."""
         template = self.templates_of(split)[index]
         slots = template.slots(words)
-        radices = _radices(slots, words)
+        sizes = radices(slots, words)
         texts = (template.a, template.b, *self.completions_of(template))
-        for number in _permutation(prod(radices), Random(f"{self.name}|{split}|{seed}|{index}")):
-            values = _unrank(number, slots, radices, words)
+        for number in permutation(prod(sizes), Random(f"{self.name}|{split}|{seed}|{index}")):
+            values = unrank(number, slots, sizes, words)
             a, b, completion_a, completion_b = (_fill(text, values) for text in texts)
             after = (_fill(text, values) for text in (template.continuation_a, template.continuation_b))
             yield Pair(a, b, completion_a, completion_b, index, *after)
 
     def _accepted(
-        self, split: str, index: int, seed: int, tokenizer: Any, usable: frozenset[int] | None, chunk: int, passed: Counter
+        self,
+        split: str,
+        index: int,
+        seed: int,
+        tokenizer: Any,
+        usable: frozenset[int] | None,
+        chunk: int,
+        passed: Counter,
     ) -> Iterator[tuple[Pair, EncodedPair]]:
         """What the model can read of one template, tokenised `chunk` at a time; counts the tokens it cannot."""
         candidates, rejected = self._candidates(split, index, seed, self._whole_words(split, tokenizer)), 0
@@ -286,52 +294,6 @@ class Task:
                         )
                     words[slots[slot]] = whole
         return words
-
-
-def _take_turns(streams: Sequence[Iterator[tuple[Pair, Any]]], n: int) -> list[tuple[Pair, Any]]:
-    """Up to n items with distinct prompts, one from each stream in turn; a stream that ends drops out."""
-    alive, seen, chosen = list(streams), set(), []
-    while alive and len(chosen) < n:
-        for stream in tuple(alive):
-            item = next((item for item in stream if item[0][:2] not in seen), None)
-            if item is None:
-                alive.remove(stream)
-            elif len(chosen) < n:
-                seen.add(item[0][:2])
-                chosen.append(item)
-    return chosen
-
-
-def _permutation(total: int, rng: Random) -> Iterator[int]:
-    """range(total) in random order, one at a time: Fisher-Yates that stores only the entries it moved."""
-    moved: dict[int, int] = {}
-    for here in range(total):
-        there = rng.randrange(here, total)
-        value, displaced = moved.get(there, there), moved.pop(here, here)
-        if there != here:
-            moved[there] = displaced
-        yield value
-
-
-def _radices(slots: Mapping[str, str], words: Mapping[str, tuple[str, ...]]) -> list[int]:
-    """How many words are left for each slot when earlier slots of its list have taken theirs."""
-    sources = list(slots.values())
-    return [len(words[source]) - sources[:i].count(source) for i, source in enumerate(sources)]
-
-
-def _unrank(
-    number: int, slots: Mapping[str, str], radices: Sequence[int], words: Mapping[str, tuple[str, ...]]
-) -> dict[str, str]:
-    """slot -> word of combination `number`; slots of one list get different words."""
-    taken: dict[str, list[int]] = {}
-    values = {}
-    for (slot, source), radix in zip(slots.items(), radices, strict=True):
-        number, place = divmod(number, radix)
-        for used in sorted(taken.setdefault(source, [])):
-            place += place >= used
-        taken[source].append(place)
-        values[slot] = words[source][place]
-    return values
 
 
 def slot_source(name: str, lists: Collection[str]) -> str | None:

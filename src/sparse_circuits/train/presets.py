@@ -65,6 +65,18 @@ def tiny(vocab_size: int) -> TrainConfig:
     )
 
 
+def bundled(vocab_size: int) -> TrainConfig:
+    """The model in the box: solves the twenty tasks."""
+    base = tiny(vocab_size)
+    return base.replace(
+        name="bundled",
+        model=base.model.replace(n_layer=3, d_model=160, n_head=10, d_mlp=320, block_size=128),
+        sparsity=base.sparsity.replace(fraction=1 / 32),
+        steps=8000,
+        batch_size=32,
+    )
+
+
 def dense_twin(config: TrainConfig) -> TrainConfig:
     """`dense-same` of METHOD D12: same shape, data and schedule, nothing sparse, learning rate * sqrt(f)."""
     return config.replace(
@@ -75,7 +87,7 @@ def dense_twin(config: TrainConfig) -> TrainConfig:
     )
 
 
-RECIPES = {"paper": paper, "authors": authors, "tiny": tiny}
+RECIPES = {"paper": paper, "authors": authors, "tiny": tiny, "bundled": bundled}
 PRESETS = (*RECIPES, *(f"{name}-dense" for name in RECIPES))
 
 

@@ -1,0 +1,1 @@
+"""The models in the box, as data; folders.py says where they lie."""

@@ -1,0 +1,1 @@
+"""How the models in the box are made: corpus, tokenizer, sparse model, dense twins, scores, model cards."""
