@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("files", 0),
     ("config", 0),
     ("log", 0),
+    ("markdown", 0),
     ("bundled.folders", 0),
     ("kernels.*", 1),
     ("data.tokenizer", 1),

@@ -11,6 +11,7 @@ from typing import Any
 from sparse_circuits.circuit.evaluate import EVAL_PAIRS, Evaluation, evaluate_model, usable_tokens
 from sparse_circuits.circuit.evaluate_mined import MinedEvaluation, evaluate_mined
 from sparse_circuits.log import SILENT, Progress
+from sparse_circuits.markdown import markdown_table
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.tasks.load import load_task, task_names
 from sparse_circuits.tasks.mined import mine_all
@@ -147,6 +148,29 @@ HEAD = ("task", "test loss", "accuracy", "shifted loss", "worst shift", "mined l
 def table_rows(scores: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """The rows under HEAD: losses in nats; mined points alone as the mean accuracy of both classes and their counts."""
     return [_row(name, found) for name, found in scores.items()]
+
+
+def tasks_page(scores: Mapping[str, Mapping[str, Any]], model: str) -> str:
+    """The page of docs/tasks.md: the table of a model, then what each task asks, with an example of its test split."""
+    parts = [
+        "# The twenty tasks",
+        f"Made by `sparse-circuits tasks table --model {model} --out FILE`. Losses are binary (two-sided, nats; chance is 0.693): "
+        "on the template pairs of the test split, on the shifted splits (their mean, and the worst), and on pairs mined from the "
+        "standard library's held-out files. The last column asks each mined point alone: mean accuracy of both classes, and how "
+        "many points of class A and B there are.",
+        markdown_table(HEAD, table_rows(scores)),
+        *(_described(load_task(name)) for name in scores),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _described(task: Task) -> str:
+    (pair,) = task.sample("test", 1)
+    asked = [f"{pair.prompt(side)!r} -> {pair.completion(side)!r}" for side in (0, 1)]
+    return (
+        f"## {task.name}\n\n{task.statement} Decided by: {task.determined_by}. Shifted splits: {', '.join(task.shifted)}.\n\n"
+        f"```\nA  {asked[0]}\nB  {asked[1]}\n```"
+    )
 
 
 def _row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:

@@ -151,22 +151,20 @@ def _score_line(name: str, score: dict[str, Any]) -> str:
 
 
 def tasks_table(model: str = "bundled", out: str | None = None, pairs: int = 512, common: Shared = DEFAULTS) -> Output:
-    """All tasks of a model in one table: template, shifted and mined; --out writes it as Markdown.
+    """All tasks of a model in one table: template, shifted and mined; --out writes a page with what each task asks.
 
     Args:
         model: bundled, bundled-dense, or a model folder.
-        out: Markdown file to write.
+        out: Markdown file to write, such as docs/tasks.md.
         pairs: Pairs per split.
     """
-    from sparse_circuits.circuit.task_scores import HEAD, score_table, table_rows
+    from sparse_circuits.circuit.task_scores import score_table, tasks_page
     from sparse_circuits.files import write_text
-    from sparse_circuits.hub.card import markdown_table
     from sparse_circuits.hub.load import load_model, load_tokenizer
 
     loaded, tokenizer = load_model(model, usable_device(common.device)), load_tokenizer(model)
     scores = score_table(loaded, tokenizer, n=pairs, seed=common.seed, progress=common.progress)
-    table = markdown_table(HEAD, table_rows(scores))
+    page = tasks_page(scores, model)
     if out is not None:
-        command = f"sparse-circuits tasks table --model {model}" + (f" --pairs {pairs}" if pairs != 512 else "")
-        write_text(out, f"Made by `{command}`.\n\n{table}\n")
-    return Output({"tasks": scores, "file": out}, table)
+        write_text(out, page)
+    return Output({"tasks": scores, "file": out}, page.split("\n## ")[0].strip())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sparse_circuits.files import read_json
+from sparse_circuits.markdown import markdown_table
 from sparse_circuits.model.assemble import own_tensors
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.train.sparsity import nonzeros
@@ -124,12 +125,6 @@ def _training(model: SparseTransformer) -> str:
     if told:
         return "Not recorded here. Its config names:\n\n" + markdown_table(("field", "value"), told)
     return "Not recorded in the folder this model came from."
-
-
-def markdown_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A table in Markdown."""
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def write_card(model: SparseTransformer, folder: Path, layout: Layout, **options: Any) -> None:

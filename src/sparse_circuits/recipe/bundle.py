@@ -22,9 +22,10 @@ from sparse_circuits.data.corpus import open_sources
 from sparse_circuits.data.shards import Shards, build_shards
 from sparse_circuits.data.tokenizer import read_tokenizer, save_tokenizer, tokenizer_hash, train_tokenizer
 from sparse_circuits.files import new_folder, read_json, write_json
-from sparse_circuits.hub.card import markdown_table, write_card
+from sparse_circuits.hub.card import write_card
 from sparse_circuits.hub.load import load_model
 from sparse_circuits.log import SILENT, Progress
+from sparse_circuits.markdown import markdown_table
 from sparse_circuits.model.folder import save_model
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.recipe.matched import Matched, matched_config, search_width
