@@ -72,8 +72,9 @@ def bundled(vocab_size: int) -> TrainConfig:
         name="bundled",
         model=base.model.replace(n_layer=3, d_model=160, n_head=10, d_mlp=320, block_size=128),
         sparsity=base.sparsity.replace(fraction=1 / 32),
-        steps=8000,
-        batch_size=32,
+        steps=10_000,
+        eval_every=500,
+        checkpoint_every=250,
     )
 
 
