@@ -7,7 +7,8 @@ def data_tokenizer(source: tuple[str, ...], out: str, vocab_size: int = 1024, co
     """Trains a byte-level BPE tokenizer.
 
     Args:
-        source: tiny-python[:SIZE], python-env[:SIZE], a file, folder or glob (.py, .txt, .jsonl); several may follow.
+        source: tiny-python[:SIZE], python-env[:SIZE], a file, folder or glob (.py, .txt, .jsonl, .parquet[:column=NAME]),
+            hf:owner/name or hf:./folder; several may follow.
         out: Folder of the tokenizer.
         vocab_size: Tokens, end-of-text included.
     """
@@ -27,7 +28,8 @@ def data_build(
     """Turns a corpus into token shards for training and validation.
 
     Args:
-        source: tiny-python[:SIZE], python-env[:SIZE], a file, folder or glob (.py, .txt, .jsonl); several may follow.
+        source: tiny-python[:SIZE], python-env[:SIZE], a file, folder or glob (.py, .txt, .jsonl, .parquet[:column=NAME]),
+            hf:owner/name or hf:./folder; several may follow.
         tokenizer: Folder of the tokenizer.
         out: Folder of the shards.
         val_fraction: Share of the documents kept for validation.

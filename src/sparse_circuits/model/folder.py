@@ -3,6 +3,7 @@
 Loading checks the hashes of config and weights, every name, shape and dtype: nothing ever loads as random weights.
 """
 
+import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from sparse_circuits.model.transformer import SparseTransformer
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+HALVED = "halved"
+"""Metadata key of the weights file: names of tensors stored in fp16 beside others in fp32 (JSON list)."""
 FIRST_FIELDS = (
     *("vocab_size", "n_layer", "d_model", "n_head", "d_head", "d_mlp", "block_size"),
     *("afrac", "afrac_sites", "sink", "bigram", "norm", "positions"),
@@ -40,12 +43,14 @@ def save_model(
 
     dense: write every tensor as it is, for other readers of safetensors, instead of sparse where that is smaller.
     extra: further keys of config.json that decide nothing here, such as those of transformers.
-    halved: tensors to store in 16 bits (fp16), which rounds them; the model in memory keeps its own. Raises ValueError where an
-    entry is too large for that.
+    halved: dense tensors to store in 16 bits (fp16), which rounds them; readers get fp32, the model in memory keeps its own.
+    Raises ValueError where an entry is too large for that.
     """
     where = Path(folder)
     own = {name: _halved(name, tensor) if name in halved else tensor for name, tensor in own_tensors(model).items()}
     tensors, metadata = (own, {}) if dense else pack(own)
+    if halved:
+        metadata = {**metadata, HALVED: json.dumps(sorted(halved))}
     write_tensors(where / WEIGHTS_FILE, tensors, metadata)
     config = model.config.to_dict()
     stored = {
@@ -108,23 +113,38 @@ def _config_hash(stored: dict[str, Any]) -> str:
 
 def _weights(file: TensorFile) -> Weights:
     """The tensors of a file of ours, sparse ones (hub.sparse_format) made dense when they are taken."""
-    sparse = packed_shapes(file.metadata, file.path)
+    sparse, halved = packed_shapes(file.metadata, file.path), _names_halved(file)
     parts = {name + end for name in sparse for end in (VALUES, GAPS)}
     if not parts <= set(file.names):
         raise ValueError(f"{file.path} is damaged: a sparse tensor lacks its values or gaps; restore it")
 
     def get(name: str) -> Tensor:
         if name not in sparse:
-            return file.get(name)
+            return file.get(name).float() if name in halved else file.get(name)
         return unpack(file.get(name + VALUES), file.get(name + GAPS), sparse[name], file.path)
 
     dense = [name for name in file.names if name not in parts]
     return Weights(
         where=file.path,
         shapes={**{name: file.shapes[name] for name in dense}, **sparse},
-        dtypes={**{name: file.dtypes[name] for name in dense}, **{name: file.dtypes[name + VALUES] for name in sparse}},
+        dtypes={
+            **{n: torch.float32 if n in halved else file.dtypes[n] for n in dense},
+            **{name: file.dtypes[name + VALUES] for name in sparse},
+        },
         get=get,
     )
+
+
+def _names_halved(file: TensorFile) -> frozenset[str]:
+    """Names of the tensors stored in fp16. Raises ValueError if the metadata names others."""
+    try:
+        names: Any = json.loads(file.metadata.get(HALVED, "[]"))
+        whole = isinstance(names, list) and all(file.dtypes.get(name) == torch.float16 for name in names)
+    except (ValueError, TypeError):
+        whole, names = False, []
+    if not whole:
+        raise ValueError(f"{file.path} is damaged: its metadata `{HALVED}` is no list of its fp16 tensors; restore it")
+    return frozenset(names)
 
 
 def stored_tokenizer_hash(folder: str | Path) -> str | None:

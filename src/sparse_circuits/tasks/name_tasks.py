@@ -101,10 +101,15 @@ def var_swap() -> Task:
         "`a, b = b,` comes a, after `a, b = a,` comes b. The model must find the two names and leave out the one just used.",
         "of the two names on the left, one stands on the right already: the second in A, the first in B",
         completions=(" <name>", " <name2>"),
-        train=(template(bound), turned(bound), template(f"def <call>(<name>, <name2>):\n{' ' * 4}"), turned("")),
+        train=(
+            template("<name> = <number>\n<name2> = <name> + <number2>\n"),
+            turned(f"import tools\n\n{bound}"),
+            template(f"def <call>(<name>, <name2>):\n{' ' * 4}"),
+            turned(""),
+        ),
         val=(
             template("<name>, <name2> = <number>, <number2>\n"),
-            turned("<name> = '<word>'\n<name2> = '<word2>'\n"),
+            turned("<name>, <name2> = '<word>', '<word2>'\n"),
             turned(f"for <name>, <name2> in <name3>:\n{' ' * 4}"),
         ),
         test=(
