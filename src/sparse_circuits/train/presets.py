@@ -70,9 +70,19 @@ def bundled(vocab_size: int) -> TrainConfig:
     base = tiny(vocab_size)
     return base.replace(
         name="bundled",
-        model=base.model.replace(n_layer=3, d_model=160, n_head=10, d_mlp=320, block_size=128),
+        model=base.model.replace(
+            n_layer=3,
+            d_model=160,
+            n_head=10,
+            d_mlp=320,
+            block_size=128,
+            positions="concat",
+            d_pos_emb=16,
+            sinusoidal_positions=True,
+        ),
         sparsity=base.sparsity.replace(fraction=1 / 32),
-        steps=10_000,
+        steps=15_000,
+        batch_size=16,
         eval_every=500,
         checkpoint_every=250,
     )
