@@ -82,6 +82,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("prune.refine", 5),
     ("prune.search", 5),
     ("prune.pipeline", 5),
+    ("prune.seeds", 5),
     ("explain.examples", 5),
     ("explain.effects", 5),
     ("explain.*", 5),

@@ -18,7 +18,8 @@ from sparse_circuits.data.shards import build_shards
 from sparse_circuits.data.tokenizer import read_tokenizer, save_tokenizer, train_tokenizer
 from sparse_circuits.hub.load import load_model
 from sparse_circuits.log import SILENT, Progress
-from sparse_circuits.prune.pipeline import best, prune_seeds
+from sparse_circuits.prune.pipeline import prune_seeds
+from sparse_circuits.prune.seeds import save_seeds, seed_folder
 from sparse_circuits.tasks.load import load_task
 from sparse_circuits.train.loop import TrainResult, train
 from sparse_circuits.train.presets import preset
@@ -88,16 +89,13 @@ def quickstart(
     with _timed("pruning", seconds, progress):
         seeds = range(seed, seed + PRUNE_SEEDS)
         circuits = prune_seeds(model, task, tokenizer=tokenizer, seeds=seeds, progress=progress)
-        chosen = best(circuits)
-        chosen.save(root / "circuit")
-        for circuit in circuits:
-            circuit.save(root / "circuit" / "seeds" / f"seed_{circuit.seed}")
+        save_seeds(circuits, root / "circuit")
     with _timed("report", seconds, progress):
         circuit = load_circuit(root / "circuit")
         document = build_document(circuit, model, task, tokenizer)
         page = write_page(document, root / "report.html")
     seconds["total"] = sum(seconds.values())
-    others = tuple(str(root / "circuit" / "seeds" / f"seed_{circuit.seed}") for circuit in circuits)
+    others = tuple(str(seed_folder(root / "circuit", circuit)) for circuit in circuits)
     return QuickstartResult(
         seconds=seconds,
         trained=trained,

@@ -28,10 +28,11 @@ def prune(
         reference: File or model folder with the reference values; the model's own by default.
     """
     from sparse_circuits.circuit.circuit import Origin, load_circuit
-    from sparse_circuits.files import check_replaceable, new_folder, write_json
+    from sparse_circuits.files import check_replaceable
     from sparse_circuits.hub.load import load_model, load_tokenizer
     from sparse_circuits.prune.config import PruneConfig
-    from sparse_circuits.prune.pipeline import best, prune_seeds
+    from sparse_circuits.prune.pipeline import prune_seeds
+    from sparse_circuits.prune.seeds import save_seeds
     from sparse_circuits.tasks.load import load_task, task_names
 
     if seeds < 1:
@@ -51,18 +52,9 @@ def prune(
     if task not in task_names():  # an own task is found again by its file
         file = str(Path(task).absolute())
         circuits = tuple(c.replace(task_origin=Origin(where=file, hash=c.task_origin.hash)) for c in circuits)
-    chosen = best(circuits)
-    chosen.save(out)
-    summaries = [c.summary() for c in circuits]
-    runs = [{**{k: s[k] for k in ("seed", "nodes", "edges")}, "test_loss": s["loss"]["test"]} for s in summaries]
-    if seeds > 1:
-        with new_folder(Path(out) / "seeds", "seeds") as draft:
-            write_json(draft / "seeds.json", {"kind": "seeds", "format_version": 1, "seeds": runs})
-        for circuit in circuits:
-            circuit.save(Path(out) / "seeds" / f"seed_{circuit.seed}")
-    return Output(
-        {**load_circuit(out).summary(), "seeds": runs, "path": out}, f"{headline(chosen.summary())}\ncircuit in {out}"
-    )
+    runs = save_seeds(circuits, out)
+    summary = load_circuit(out).summary()
+    return Output({**summary, "seeds": runs, "path": out}, f"{headline(summary)}\ncircuit in {out}")
 
 
 def circuit_show(folder: Where, common: Shared = DEFAULTS) -> Output:  # noqa: ARG001 (options of every verb)
