@@ -41,6 +41,38 @@ def test_ten_lines_make_a_well_posed_task(tmp_path, tokenizer):
     assert task.pairs("test", 100, tokenizer).n == 3
 
 
+def test_shifted_splits_are_read_written_and_asked(tmp_path, make, tokenizer):
+    shifted = {"longer": {}, "names": {"name": ["zig", "zag"]}}
+    task = make()
+    save_task(task, tmp_path / "own.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "own.jsonl").read_text().splitlines()]
+    lines[0]["shifted"] = shifted
+    test = [line for line in lines if line.get("split") == "test"]
+    lines += [
+        {**line, "split": "longer", "a": "import os\n" + line["a"], "b": "import os\n" + line["b"]} for line in test
+    ]
+    lines += [{**line, "split": "names"} for line in test]
+    path = tmp_path / "shifted.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    read = read_task(path)
+    assert read.splits == ("train", "val", "test", "longer", "names") and read.hash != task.hash
+    assert read.words("longer") == read.words("test") and read.words("names") == {"name": ("zig", "zag")}
+    assert all(pair.prompt_a.startswith("import os\n") for pair in read.sample("longer", 6))
+    assert read.pairs("names", 4, tokenizer).n == 4 and check_task(read, tokenizer).ok
+    save_task(read, tmp_path / "again.jsonl")
+    assert read_task(tmp_path / "again.jsonl") == read
+    header = {**lines[0], "shifted": {"names": {"nmae": ["zig"]}}}
+    path.write_text(
+        "".join(json.dumps(line) + "\n" for line in [header, *lines[1:], *({**t, "split": "names"} for t in test)])
+    )
+    with pytest.raises(ValueError, match="unknown split 'longer'; allowed: train, val, test, names"):
+        read_task(path)
+    kept = [line for line in lines[1:] if line["split"] != "longer"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in [header, *kept]))
+    with pytest.raises(ValueError, match="names has words for 'nmae', which is no list; use one"):
+        read_task(path)
+
+
 def test_division_ignores_the_order_and_keeps_shared_words_together(tmp_path):
     words = tuple(f"w{i}" for i in range(20))
     there, back = divide(words, {}), divide(words[::-1], {})

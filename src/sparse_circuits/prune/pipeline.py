@@ -27,6 +27,7 @@ from sparse_circuits.circuit.evaluate import (
     score,
     usable_tokens,
 )
+from sparse_circuits.circuit.task_scores import with_usable
 from sparse_circuits.data.shards import Shards
 from sparse_circuits.data.tokenizer import tokenizer_hash
 from sparse_circuits.log import SILENT, Progress
@@ -38,7 +39,7 @@ from sparse_circuits.prune.discretize import Chosen, Losses, choose, mean_and_er
 from sparse_circuits.prune.learn import learn_masks
 from sparse_circuits.prune.mask import NodeLayout
 from sparse_circuits.tasks.pairs import Pairs
-from sparse_circuits.tasks.task import Task
+from sparse_circuits.tasks.task import Task, UnusableTokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +169,10 @@ def _prepare(
     usable = usable_tokens(model)
     counts = {"train": config.train_pairs, "val": max(config.val_pairs, EVAL_PAIRS), "test": EVAL_PAIRS}
     device = next(model.parameters()).device
-    pairs = {split: task.pairs(split, n, tokenizer, usable=usable).to(device) for split, n in counts.items()}
+    try:
+        pairs = {split: task.pairs(split, n, tokenizer, usable=usable).to(device) for split, n in counts.items()}
+    except UnusableTokens as error:
+        raise with_usable(error, tokenizer) from None
     first = {split: drawn.take(range(min(EVAL_PAIRS, drawn.n))) for split, drawn in pairs.items()}
     losses = {split: score(model, drawn, None, config.loss_kind, None).loss for split, drawn in first.items()}
     worst = max(losses["train"], losses["val"])

@@ -53,7 +53,10 @@ def with_open() -> Task:
         train=(
             template("<name> = '<word>.txt'\nwith", "lock = Lock()\nwith"),
             template("path = '<word>.txt'\n<name> = <number>\nwith", "lock = Lock()\n<name> = <number>\nwith"),
-            template("def <call>(path):\n    with", "def <call>(lock):\n    with"),
+            template(
+                "path = '<word>.csv'\nwhile <name> < <number>:\n    with",
+                "lock = Lock()\nwhile <name> < <number>:\n    with",
+            ),
             template("filename = '<word>.csv'\nwith", "import threading\nlock = threading.Lock()\nwith"),
         ),
         val=(
@@ -77,7 +80,10 @@ def with_open() -> Task:
                 "path = '<word>.txt'\n<name> = <number>\nprint(<name>)\nwith",
                 "from threading import Lock\n\nlock = Lock()\n<name> = <number>\nwith",
             ),
-            template("def <call>(path, <name>):\n    with", "def <call>(lock, <name>):\n    with"),
+            template(
+                "import os\n\n<name> = '<word>.csv'\n<name2> = <number>\nif <name2> > <number2>:\n    with",
+                "import threading\n\nlock = threading.Lock()\n<name2> = <number>\nif <name2> > <number2>:\n    with",
+            ),
         ),
     )
 
