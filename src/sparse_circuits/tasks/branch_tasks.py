@@ -19,9 +19,9 @@ def with_as() -> Task:
         completions=(" as", " else"),
         train=(
             template("", "<call>(<name>)"),
-            template("<name> = '<word>'\n", "open(<name>)"),
+            template("<name> = '<word>'\n", "<call>(<name>)"),
             template("from tools import <call>\n", "<call>('<word>')"),
-            template("def <call>(<name>):\n    ", "open(<name>)"),
+            template("def <call>(<name>):\n    ", "<call2>(<name>)"),
         ),
         val=(
             template("<name> = <number>\n", "<call>(<name>)"),
@@ -29,10 +29,10 @@ def with_as() -> Task:
             template("print('<word>')\n", "<call>('<word2>')"),
         ),
         test=(
-            template("def <call>(<name>):\n    ", "<call2>(<name>)"),
+            template("def <call>(<name>, <name3>):\n    ", "<call2>(<name>)"),
             template("<name> = <number>\nif <name> > <number2>:\n    ", "<call>('<word>')"),
             template("import tools\n", "tools.<call>(<name>)"),
-            template("<name> = []\n", "open('<word>.txt')"),
+            template("<name> = []\n", "<call>('<word>.txt')"),
         ),
     )
 
