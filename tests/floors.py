@@ -71,6 +71,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("circuit.circuit", 1),
     ("circuit.ablation", 4),
     ("circuit.edges", 4),
+    ("circuit.cuts", 4),
     ("circuit.evaluate", 4),
     ("circuit.evaluate_mined", 4),
     ("circuit.task_scores", 4),

@@ -9,7 +9,7 @@ A circuit that somebody else published (hub/published.py) lacks some of this; wh
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from dataclasses import replace as replace_fields
 from pathlib import Path
@@ -107,7 +107,9 @@ class Circuit:
     nodes_total: int
     """Nodes of the whole model (METHOD 1f)."""
     edges: tuple[Edge, ...]
-    """Nonzero weights between kept nodes: the headline count (METHOD D5)."""
+    """Nonzero weights between kept nodes that are not cut: the headline count (METHOD D5)."""
+    cut_edges: tuple[Edge, ...] = ()
+    """Nonzero weights between kept nodes that the circuit does without: each sends what its source is ablated to (D13)."""
     edges_embed: tuple[TokenEdge, ...] | None = ()
     """Nonzero E[t, c] with t in the training prompts and c read by a kept act_in or final_resid; None: not known."""
     edges_unembed: tuple[TokenEdge, ...] | None = ()
@@ -139,6 +141,9 @@ class Circuit:
     """What an imported circuit claims to score; None for a circuit of our own."""
     calibration: Calibration | None = None
     curve: tuple[CurvePoint, ...] = ()
+    removable: tuple[str, ...] | None = None
+    """Nodes (`site[c]`) and edges (`site[c] -> site[c]`) that could each go, alone, without missing the target on validation;
+    empty for a minimal circuit, None: not measured."""
     node_effects: tuple[float, ...] = ()
     """Rise of the validation loss (imported: of the published loss) when that node alone is ablated from the circuit,
     nats; one per node."""
@@ -180,12 +185,14 @@ class Circuit:
             "nodes": len(self.nodes),
             "nodes_total": self.nodes_total,
             "edges": len(self.edges),
+            "cut_edges": len(self.cut_edges),
             "edges_embed": _given(len, self.edges_embed),
             "edges_unembed": _given(len, self.edges_unembed),
             "edges_bias": len(self.edges_bias),
             "node_names": _names(self.nodes),
             "constant_nodes": _given(_names, self.constant_nodes),
             "stranded_nodes": _given(_names, self.stranded_nodes),
+            "removable": _given(list, self.removable),
             "seed": self.seed,
         }
 
@@ -215,7 +222,8 @@ class Circuit:
             "model": self.model.seen_from(folder),
             "task_origin": self.task_origin.seen_from(folder),
             "tokenizer": self.tokenizer.seen_from(folder),
-            "edges": [[str(edge.source), str(edge.target), edge.weight] for edge in self.edges],
+            "edges": _edge_rows(self.edges),
+            "cut_edges": _edge_rows(self.cut_edges),
             "edges_embed": _given(_rows, self.edges_embed),
             "edges_unembed": _given(_rows, self.edges_unembed),
             "edges_bias": _names(self.edges_bias),
@@ -269,7 +277,9 @@ def _parse(stored: Mapping[str, Any], values: Mapping[str, Tensor] | None, where
         task_origin=Origin(**stored["task_origin"]),
         tokenizer=Origin(**stored["tokenizer"]),
         nodes=nodes(stored["node_names"]),
-        edges=tuple(Edge(Node.parse(a), Node.parse(b), weight) for a, b, weight in stored["edges"]),
+        edges=_edges(stored["edges"]),
+        cut_edges=_edges(stored.get("cut_edges", [])),  # absent before edges could be cut
+        removable=_given(tuple, stored.get("removable")),
         edges_embed=_given(token_edges, stored["edges_embed"]),
         edges_unembed=_given(token_edges, stored["edges_unembed"]),
         edges_bias=nodes(stored["edges_bias"]),
@@ -311,6 +321,14 @@ def _given(change: Callable[[A], B], value: A | None) -> B | None:
 
 def _names(nodes: Iterable[Node]) -> list[str]:
     return [str(node) for node in nodes]
+
+
+def _edge_rows(edges: Iterable[Edge]) -> list[list[Any]]:
+    return [[str(edge.source), str(edge.target), edge.weight] for edge in edges]
+
+
+def _edges(rows: Iterable[Sequence[Any]]) -> tuple[Edge, ...]:
+    return tuple(Edge(Node.parse(a), Node.parse(b), weight) for a, b, weight in rows)
 
 
 def _rows(edges: Iterable[TokenEdge]) -> list[list[Any]]:

@@ -39,11 +39,18 @@ class EdgeSet:
 
 
 def find_edges(
-    model: SparseTransformer, nodes: Sequence[Node], prompt_tokens: Iterable[int], completions: Iterable[int]
+    model: SparseTransformer,
+    nodes: Sequence[Node],
+    prompt_tokens: Iterable[int],
+    completions: Iterable[int],
+    cut: Iterable[Edge] = (),
 ) -> EdgeSet:
-    """Edges and reachability of `nodes`, for a task whose training prompts use these tokens and completions."""
-    channels = _by_site(nodes)
-    edges = tuple(_counted(model, channels))
+    """Edges and reachability of `nodes`, for a task whose training prompts use these tokens and completions.
+
+    cut: weights between them that the circuit does without.
+    """
+    channels, gone = _by_site(nodes), {edge[:2] for edge in cut}
+    edges = tuple(edge for edge in _counted(model, channels) if edge[:2] not in gone)
     embed = _embed_edges(model, channels, sorted(set(prompt_tokens)))
     unembed = _unembed_edges(model, channels.get(FINAL_SITE, []), sorted(set(completions)))
     biases = site_biases(model)
@@ -79,10 +86,10 @@ def _nonzero(weight: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Ite
 
 
 def _counted(model: SparseTransformer, channels: dict[str, list[int]]) -> Iterable[Edge]:
-    for source, target, weight in site_pairs(model):
-        if source in channels and target in channels:
-            for row, column, value in _nonzero(weight, channels[target], channels[source]):
-                yield Edge(Node(source, column), Node(target, row), value)
+    for pair in site_pairs(model):
+        if pair.source in channels and pair.target in channels:
+            for row, column, value in _nonzero(pair.weight, channels[pair.target], channels[pair.source]):
+                yield Edge(Node(pair.source, column), Node(pair.target, row), value)
 
 
 def _embed_edges(

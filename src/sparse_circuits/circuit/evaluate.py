@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sparse_circuits.bundled.folders import NAMES, bundled_folder
 from sparse_circuits.circuit.circuit import LOSS_KINDS, Calibration, Circuit, LossKind
+from sparse_circuits.circuit.cuts import cut_weights
 from sparse_circuits.data.tokenizer import read_tokenizer, tokenizer_hash, vocab_size
 from sparse_circuits.model.folder import model_hash, stored_tokenizer_hash
 from sparse_circuits.model.taps import Mask, Tap
@@ -56,14 +57,22 @@ def usable_tokens(model: SparseTransformer) -> Tensor:
     return (model.embed.weight != 0).any(-1)
 
 
-def contrast(model: SparseTransformer, pairs: Pairs, tap: Tap | None = None) -> Float[Tensor, "n 2"]:
+Weights = Mapping[str, Tensor]
+"""Parameters to use instead of the model's own: how edges are cut (cuts.py)."""
+
+
+def contrast(
+    model: SparseTransformer, pairs: Pairs, tap: Tap | None = None, weights: Weights | None = None
+) -> Float[Tensor, "n 2"]:
     """z_A - z_B, the difference of the two completions' logits, after prompt A and after prompt B."""
-    return _contrast(_last_logits(model, pairs, tap), pairs)
+    return _contrast(_last_logits(model, pairs, tap, weights), pairs)
 
 
-def _last_logits(model: SparseTransformer, pairs: Pairs, tap: Tap | None) -> Float[Tensor, "rows V"]:
+def _last_logits(
+    model: SparseTransformer, pairs: Pairs, tap: Tap | None, weights: Weights | None
+) -> Float[Tensor, "rows V"]:
     trim = tap is None or (isinstance(tap, Mask) and tap.positionwise)
-    return model(pairs.flat_tokens, tap=tap, logits_at=pairs.last, trim=trim)[:, 0].float()
+    return model(pairs.flat_tokens, tap=tap, logits_at=pairs.last, trim=trim, weights=weights or None)[:, 0].float()
 
 
 def _contrast(logits: Float[Tensor, "rows V"], pairs: Pairs) -> Float[Tensor, "n 2"]:
@@ -77,10 +86,14 @@ def binary_losses(contrasts: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch
 
 
 def pair_losses(
-    model: SparseTransformer, pairs: Pairs, tap: Tap | None = None, kind: LossKind = "binary"
+    model: SparseTransformer,
+    pairs: Pairs,
+    tap: Tap | None = None,
+    kind: LossKind = "binary",
+    weights: Weights | None = None,
 ) -> Float[Tensor, " n"]:
     """Task loss of every pair, nats. Raises ValueError for an unknown kind."""
-    logits = _last_logits(model, pairs, tap)
+    logits = _last_logits(model, pairs, tap, weights)
     if kind == "binary":
         return binary_losses(_contrast(logits, pairs))
     if kind != "full_vocab":
@@ -97,6 +110,8 @@ class MaskScorer:
     values: Mapping[str, Tensor]
     pairs: Pairs
     kind: LossKind = "binary"
+    weights: Weights | None = None
+    """With edges cut; None: the model's own."""
 
     def tap(self, masks: Float[Tensor, "K N"], rows: int) -> Mask:
         """A tap for K * rows batch rows, mask k for rows k * rows onwards."""
@@ -117,7 +132,9 @@ class MaskScorer:
         found = []
         for chunk in masks.split(per_chunk):
             repeated = repeat_pairs(pairs, len(chunk))
-            found.append(pair_losses(self.model, repeated, self.tap(chunk, rows), self.kind).view(len(chunk), -1))
+            found.append(
+                pair_losses(self.model, repeated, self.tap(chunk, rows), self.kind, self.weights).view(len(chunk), -1)
+            )
         return torch.cat(found)
 
 
@@ -161,18 +178,34 @@ def circuit_tap(circuit: Circuit, model: SparseTransformer) -> Mask:
     return Mask(layout.split(mask), {site: values[site].to(device) for site in layout.widths}, layout.kept(mask[None]))
 
 
+def circuit_weights(circuit: Circuit, model: SparseTransformer) -> dict[str, Tensor]:
+    """The parameters to pass beside `circuit_tap`: those that cut edges change; empty where none is cut.
+
+    Raises ValueError if the circuit has no ablation values or does not fit the model.
+    """
+    device = next(model.parameters()).device
+    if not circuit.cut_edges:
+        return {}
+    return cut_weights(model, circuit.cut_edges, {site: v.to(device) for site, v in own_values(circuit).items()})
+
+
 @torch.no_grad()
 def score(
-    model: SparseTransformer, pairs: Pairs, tap: Tap | None, kind: LossKind, calibration: Calibration | None
+    model: SparseTransformer,
+    pairs: Pairs,
+    tap: Tap | None,
+    kind: LossKind,
+    calibration: Calibration | None,
+    weights: Weights | None = None,
 ) -> Evaluation:
     """Loss, accuracy and calibrated loss on given pairs."""
-    contrasts = contrast(model, pairs, tap)
+    contrasts = contrast(model, pairs, tap, weights)
     right = (contrasts[:, 0] > 0).float().mean() + (contrasts[:, 1] < 0).float().mean()
     calibrated = None
     if calibration is not None:
         calibrated = float(binary_losses(calibration.scale * contrasts + calibration.shift).mean())
     return Evaluation(
-        loss=float(pair_losses(model, pairs, tap, kind).mean()),
+        loss=float(pair_losses(model, pairs, tap, kind, weights).mean()),
         loss_kind=kind,
         accuracy=float(right / 2),
         n_pairs=pairs.n,
@@ -201,7 +234,8 @@ def evaluate(
     check_origin("tokenizer", circuit.tokenizer.hash, tokenizer_hash(tokenizer))
     device = next(model.parameters()).device
     pairs = task.pairs(split, n, tokenizer, seed=seed, usable=usable_tokens(model)).to(device)
-    return score(model, pairs, circuit_tap(circuit, model), circuit.loss_kind, circuit.calibration)
+    weights = circuit_weights(circuit, model)
+    return score(model, pairs, circuit_tap(circuit, model), circuit.loss_kind, circuit.calibration, weights)
 
 
 def evaluate_model(

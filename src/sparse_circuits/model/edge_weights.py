@@ -21,17 +21,27 @@ class SitePair(NamedTuple):
     """Site whose channels are the rows."""
     weight: Tensor
     """Float[target width, source width], a view."""
+    linear: str
+    """Name of the layer it belongs to: its parameters are `linear.weight` and, with biases, `linear.bias`."""
+    first_row: int
+    """Row of that layer's weight at which this matrix begins (q, k and v share one)."""
 
 
 def site_pairs(model: SparseTransformer) -> tuple[SitePair, ...]:
     """Every matrix between node sites, in forward order."""
     pairs = []
     for layer, (attn, mlp) in enumerate(_sublayers(model)):
-        for name, weight in zip("qkv", attn.c_attn.weight.detach().chunk(3), strict=True):
-            pairs.append(SitePair(f"{layer}.attn.act_in", f"{layer}.attn.{name}", weight))
-        pairs.append(SitePair(f"{layer}.attn.v", f"{layer}.attn.resid_delta", attn.c_proj.weight.detach()))
-        pairs.append(SitePair(f"{layer}.mlp.act_in", f"{layer}.mlp.post_act", mlp.c_fc.weight.detach()))
-        pairs.append(SitePair(f"{layer}.mlp.post_act", f"{layer}.mlp.resid_delta", mlp.c_proj.weight.detach()))
+        at, block = f"{layer}.", f"blocks.{layer}."
+        width = model.config.d_attn
+        for place, (name, weight) in enumerate(zip("qkv", attn.c_attn.weight.detach().chunk(3), strict=True)):
+            names = (f"{at}attn.act_in", f"{at}attn.{name}")
+            pairs.append(SitePair(*names, weight, f"{block}attn.c_attn", place * width))
+        for source, target, linear, name in (
+            ("attn.v", "attn.resid_delta", attn.c_proj, "attn.c_proj"),
+            ("mlp.act_in", "mlp.post_act", mlp.c_fc, "mlp.c_fc"),
+            ("mlp.post_act", "mlp.resid_delta", mlp.c_proj, "mlp.c_proj"),
+        ):
+            pairs.append(SitePair(at + source, at + target, linear.weight.detach(), block + name, 0))
     return tuple(pairs)
 
 
