@@ -39,6 +39,7 @@ VERBS: dict[str, Callable[..., Output]] = {
     "prune": circuits.prune,
     "circuit show": circuits.circuit_show,
     "circuit eval": circuits.circuit_eval,
+    "circuit refine": circuits.circuit_refine,
     "circuit import": published.circuit_import,
     "report": circuits.report,
     "bench": bench.bench,

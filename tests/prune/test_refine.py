@@ -1,6 +1,7 @@
 """Cutting edges: what a cut does is checked by interventions, what refinement leaves by a model whose circuit is known."""
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,18 +9,22 @@ import pytest
 import torch
 
 import sparse_circuits as sc
-from sparse_circuits.circuit.ablation import Reference
-from sparse_circuits.circuit.circuit import Circuit
+from sparse_circuits.circuit.ablation import Reference, save_reference
+from sparse_circuits.circuit.circuit import Circuit, Origin
 from sparse_circuits.circuit.cuts import cut_weights
 from sparse_circuits.circuit.evaluate import circuit_tap, circuit_weights, evaluate, pair_losses
+from sparse_circuits.cli import main
+from sparse_circuits.data.tokenizer import save_tokenizer, tokenizer_hash
+from sparse_circuits.files import new_folder
 from sparse_circuits.model.config import ModelConfig
 from sparse_circuits.model.edge_weights import site_pairs
-from sparse_circuits.model.folder import model_hash
+from sparse_circuits.model.folder import model_hash, save_model
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.prune.config import PruneConfig
 from sparse_circuits.prune.pipeline import prune
 from sparse_circuits.prune.refine import minimality, refine
 from sparse_circuits.sites import Edge, Node
+from sparse_circuits.tasks.custom import save_task
 from sparse_circuits.validate.ground_truth import GroundTruth, quote_model
 
 QUICK = PruneConfig(steps=80, lr=0.05, k_coef=3e-3, batch_pairs=2, train_pairs=64, val_pairs=9)
@@ -165,6 +170,37 @@ def test_what_is_stored_is_what_a_fresh_evaluation_finds(
         cut = pair_losses(truth.model, pairs, tap, weights=circuit_weights(again, truth.model))
         whole = pair_losses(truth.model, pairs, tap)
     assert not torch.equal(cut, whole)
+
+
+def test_the_verb_finds_the_model_from_another_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pruned circuit refers to its model by a path relative to itself; the refined one lies elsewhere."""
+    truth = quote_model()
+    with new_folder(tmp_path / "model", "model") as draft:
+        save_model(truth.model, draft, tokenizer_hash(truth.tokenizer))
+        save_tokenizer(truth.tokenizer, draft)
+        save_reference(truth.reference, draft)
+    save_task(truth.task, tmp_path / "task.jsonl")
+    model, task = sc.load_model(tmp_path / "model"), sc.load_task(tmp_path / "task.jsonl")
+    circuit = prune(model, task, tokenizer=truth.tokenizer, config=QUICK)
+    where = Origin(where=str(tmp_path / "task.jsonl"), hash=circuit.task_origin.hash)
+    circuit.replace(task_origin=where).save(tmp_path / "one" / "circuit")
+    assert (
+        main(
+            [
+                "circuit",
+                "refine",
+                str(tmp_path / "one" / "circuit"),
+                "--out",
+                str(tmp_path / "deep" / "er" / "c"),
+                "--json",
+            ]
+        )
+        == 0
+    )
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["edges"] <= len(circuit.edges) and shown["cut_edges"] >= 0 and isinstance(shown["removable"], list)
+    assert main(["circuit", "eval", away, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(shown["loss"]["test"], abs=1e-6)
 
 
 def test_what_cannot_be_refined_is_refused(truth: GroundTruth) -> None:

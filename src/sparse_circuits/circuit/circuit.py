@@ -196,6 +196,18 @@ class Circuit:
             "seed": self.seed,
         }
 
+    def located(self) -> "Circuit":
+        """A copy whose origins are absolute paths (names stay), so that it can be saved in another folder."""
+        if self.folder is None:
+            return self
+
+        def absolute(origin: Origin) -> Origin:
+            path = (self.folder or Path()).absolute() / origin.where
+            return replace_fields(origin, where=os.path.normpath(path)) if origin.where and path.exists() else origin
+
+        origins = {name: absolute(getattr(self, name)) for name in ("model", "tokenizer", "task_origin")}
+        return self.replace(**origins, folder=None)
+
     def with_reference(self, values: Mapping[str, Tensor], ablation: Ablation | None = None) -> "Circuit":
         """A copy with ablation values (site -> Float[width]), for a circuit that came without.
 

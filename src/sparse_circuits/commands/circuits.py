@@ -57,6 +57,37 @@ def prune(
     return Output({**summary, "seeds": runs, "path": out}, f"{headline(summary)}\ncircuit in {out}")
 
 
+def circuit_refine(
+    folder: Where,
+    out: str,
+    minimal: bool = False,
+    model: str | None = None,
+    task: str | None = None,
+    common: Shared = DEFAULTS,
+) -> Output:
+    """Cuts the edges, and drops the nodes, that a circuit's target does not need.
+
+    Args:
+        folder: Circuit folder.
+        out: Folder of the refined circuit.
+        minimal: Go on until no node and no edge can go alone without missing the target.
+        model: Model folder; the one the circuit names by default.
+        task: Name of a task, or its .jsonl file; the one the circuit names by default.
+    """
+    from sparse_circuits.files import check_replaceable
+    from sparse_circuits.prune.refine import refine
+
+    check_replaceable(out, "circuit")
+    circuit, loaded, found_task, tokenizer = open_circuit(folder, model, common, task)
+    whole = circuit.located()
+    refined = refine(whole, loaded, found_task, tokenizer=tokenizer, minimal=minimal, progress=common.progress)
+    refined.save(out)
+    summary = refined.summary()
+    left = f"{len(refined.removable or ())} of them could still go alone" if refined.removable else "none can go alone"
+    change = f"{len(circuit.nodes)} nodes and {len(circuit.edges)} edges before; {left}"
+    return Output({**summary, "path": out}, f"{headline(summary)}\n{change}\ncircuit in {out}")
+
+
 def circuit_show(folder: Where, common: Shared = DEFAULTS) -> Output:  # noqa: ARG001 (options of every verb)
     """Shows what a circuit is and what it scored when it was made.
 

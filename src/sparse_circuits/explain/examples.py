@@ -8,7 +8,7 @@
 Only computes; `viz` draws. Shapes: N prompts (A and B of a pair adjacent), T tokens of one prompt, H heads.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sparse_circuits.circuit.circuit import Circuit
-from sparse_circuits.circuit.evaluate import circuit_tap, contrast, usable_tokens
+from sparse_circuits.circuit.evaluate import circuit_tap, circuit_weights, contrast, usable_tokens
 from sparse_circuits.model.taps import Chain, Record, Tap
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.sites import Node, split_site
@@ -111,8 +111,8 @@ def task_heat(
     right, wrong = pairs.completions.flatten().tolist(), pairs.completions.flip(1).flatten().tolist()
     heads = kept_heads(circuit, model.config.d_head)
     sites = {node.site for node in circuit.nodes} | {f"{layer}.attn.pattern" for layer, _ in heads}
-    full, p_full = _run(model, pairs, sites, None)
-    kept, p_kept = _run(model, pairs, sites, tap)
+    full, p_full = _run(model, pairs, sites, None, {})
+    kept, p_kept = _run(model, pairs, sites, tap, circuit_weights(circuit, model))
     examples = tuple(
         Example(
             pair=row // 2,
@@ -145,11 +145,11 @@ def task_heat(
 
 
 def _run(
-    model: SparseTransformer, pairs: Pairs, sites: Iterable[str], tap: Tap | None
+    model: SparseTransformer, pairs: Pairs, sites: Iterable[str], tap: Tap | None, weights: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[float]]:
     """Activations at the sites behind the tap, and the chance of the right completion per prompt."""
     seen = Record(frozenset(sites))
-    contrasts = contrast(model, pairs, seen if tap is None else Chain(tap, seen))
+    contrasts = contrast(model, pairs, seen if tap is None else Chain(tap, seen), weights)
     return seen.acts, (contrasts * torch.tensor([1, -1], device=contrasts.device)).sigmoid().flatten().tolist()
 
 
