@@ -184,19 +184,8 @@ def test_the_verb_finds_the_model_from_another_folder(tmp_path: Path, capsys: py
     circuit = prune(model, task, tokenizer=truth.tokenizer, config=QUICK)
     where = Origin(where=str(tmp_path / "task.jsonl"), hash=circuit.task_origin.hash)
     circuit.replace(task_origin=where).save(tmp_path / "one" / "circuit")
-    assert (
-        main(
-            [
-                "circuit",
-                "refine",
-                str(tmp_path / "one" / "circuit"),
-                "--out",
-                str(tmp_path / "deep" / "er" / "c"),
-                "--json",
-            ]
-        )
-        == 0
-    )
+    away = str(tmp_path / "deep" / "er" / "c")
+    assert main(["circuit", "refine", str(tmp_path / "one" / "circuit"), "--out", away, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["edges"] <= len(circuit.edges) and shown["cut_edges"] >= 0 and isinstance(shown["removable"], list)
     assert main(["circuit", "eval", away, "--json"]) == 0

@@ -1,23 +1,22 @@
 """The words of the built-in tasks, a list per kind and a part per split: no word stands in two splits of any list.
 
-The shifted split `names` has variables of its own: single letters and short forms instead of nouns; `fillers` has other
-string words and numbers of three digits.
+The shifted split `names` has variables that occur a tenth as often in the corpus; `fillers` has other string words and numbers of
+three digits.
 """
 
 from collections.abc import Mapping
 
-_NAMES = {  # names of everyday scripts, most of them one token in a vocabulary of 1,500
-    "train": """value name total line result item data user found left text key num age items score price size message
-    year values level end width output limit letter words step high height row title names color col temp node option
-    month label rate table entry email""",
-    "val": """count number word start path low points answer balance length hour amount book record best""",
-    "test": """first second right numbers counter last city mode week fruit speed status distance buffer token player
-    position offset scores weight target day engine unique active config""",
+_NAMES = {  # the commonest names of tiny-python, dealt out by rank; nearly all are one token in a vocabulary of 1,500
+    "train": """x value a total item line data number left key age items z values words numbers user p second height output
+    end start step found counter t high color balance city r month scores status lines v letter fruit""",
+    "val": """name b num score message price width names title row length m hour""",
+    "test": """count y word result text s first c limit right size seen year level points answer temp low day speed amount
+    distance position unique label table""",
 }
 _WORDS = {
-    "train": """hello world good morning evening night happy green blue red black white big old new two three four five apple
-    lemon orange bread butter cheese milk sugar salt tea coffee water dog cat bird fish horse king queen river
-    lake sea island mountain stop done ready error open closed file""",
+    "train": """hello world good morning evening night happy green blue red black white big old new two three four five
+    apple lemon orange bread butter cheese milk sugar salt tea coffee water dog cat bird fish horse king queen
+    river lake sea island mountain stop done ready error open closed file""",
     "val": """sad yellow small six seven eight grape peach pepper juice cow sheep lion wolf castle sword valley desert
     garden warning empty full password""",
     "test": """nine ten banana cherry melon pear plum honey goat tiger bear fox rabbit mouse snake frog duck tower magic
@@ -34,20 +33,8 @@ _CLASSES = {
     "val": "City Town House Room Plant Fruit Box Bag",
     "test": "Ticket Trip Season Cloud Star Forest Shirt Clock Lamp Signal Sensor Robot Motor Button Camera Image",
 }
-_FILLERS = (
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "zebra",
-    "piano",
-    "violin",
-    "rocket",
-    "planet",
-    "copper",
-    "winter",
-    "autumn",
-)
+_FILLERS = "alpha beta gamma delta zebra piano violin rocket planet copper winter autumn"
+_RARE = "state node mode command config rate col record weight token page option week target best entry buffer response"
 FILLERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     name: {split: tuple(words.split()) for split, words in splits.items()}
     for name, splits in {"name": _NAMES, "word": _WORDS, "call": _CALLS, "class": _CLASSES}.items()
@@ -61,9 +48,9 @@ FIXED: Mapping[str, tuple[str, ...]] = {
 SHIFTED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "longer": {},
     "deeper": {},
-    "names": {"name": tuple("abcdempqrstuvwxyz")},
+    "names": {"name": tuple(_RARE.split())},
     "fillers": {
-        "word": _FILLERS,
+        "word": tuple(_FILLERS.split()),
         "number": tuple(str(number) for number in range(100, 1000, 37)),
     },
 }
