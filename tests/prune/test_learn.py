@@ -1,5 +1,6 @@
 """Learning masks: seeds do not disturb each other, the model is left as it was, and the node that matters is found."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparse_circuits.circuit.ablation import reference_sites
+from sparse_circuits.circuit.evaluate import contrast
 from sparse_circuits.log import Bar, Progress
 from sparse_circuits.model.config import ModelConfig
 from sparse_circuits.model.transformer import SparseTransformer
@@ -109,7 +111,9 @@ def one_node_model() -> SparseTransformer:
     return model.eval()
 
 
-def test_the_one_node_that_matters_is_found() -> None:
+@pytest.mark.parametrize("noise", [False, True])
+@pytest.mark.parametrize("objective", ["task_loss", "kl_to_model"])
+def test_the_one_node_that_matters_is_found(objective: str, noise: bool) -> None:
     model = one_node_model()
     pairs = Pairs(
         torch.tensor([[[1], [2]]]),
@@ -119,7 +123,37 @@ def test_the_one_node_that_matters_is_found() -> None:
         True,
     )
     values = {site: torch.zeros(model.widths[site]) for site in reference_sites(1)}
-    config = PruneConfig(steps=150, lr=0.02, k_coef=0.01, batch_pairs=2)
+    config = PruneConfig(steps=150, lr=0.02, k_coef=0.01, batch_pairs=2, objective=objective, stochastic_ablation=noise)
     tau = learn_masks(model, values, pairs, config, [0, 1])
     layout = NodeLayout.of(model.widths)
     assert [layout.nodes((row >= 0).float()) for row in tau] == [(Node("final_resid", 0),)] * 2
+
+
+def test_divergence_is_the_mean_of_two_bernoulli_divergences() -> None:
+    """By hand: p = 3/4 against q = 1/2 is 3/4 ln(3/2) + 1/4 ln(1/2); a prompt that agrees adds 0."""
+    aim, given = torch.tensor([[math.log(3), 2.0]]), torch.tensor([[0.0, 2.0]])
+    expected = (0.75 * math.log(1.5) + 0.25 * math.log(0.5)) / 2
+    torch.testing.assert_close(learn.divergence(aim, given), torch.tensor([expected]))
+    assert float(learn.divergence(-aim, aim)) > 0.3
+
+
+def test_agreeing_with_a_wrong_model_is_no_loss(made: MadeUp, pairs: Pairs) -> None:
+    """The task loss of the whole model is far from 0, its divergence from itself is 0."""
+    aims = learn.model_contrasts(made.model, pairs)
+    assert aims.shape == (6, 2) and float(learn.divergence(aims, aims).abs().max()) < 1e-6
+    with torch.no_grad():
+        torch.testing.assert_close(aims, contrast(made.model, pairs), atol=1e-5, rtol=0)
+
+
+def test_stochastic_ablation_spares_a_random_share_of_the_ablated() -> None:
+    masks = torch.zeros(400, 300)
+    masks[:, :50] = 1
+    noisy = learn._partly_ablated(masks, [torch.Generator().manual_seed(seed) for seed in range(400)])
+    assert bool((noisy[:, :50] == 1).all()) and set(noisy.unique().tolist()) == {0.0, 1.0}
+    spared = noisy[:, 50:].mean(-1)  # 1 - r of each seed, r uniform
+    assert abs(float(spared.mean()) - 0.5) < 0.06 and abs(float(spared.std()) - math.sqrt(1 / 12)) < 0.05
+
+
+def test_a_divergence_needs_the_two_completions() -> None:
+    with pytest.raises(ValueError, match="needs loss_kind binary, given full_vocab"):
+        PruneConfig(objective="kl_to_model", loss_kind="full_vocab")

@@ -40,6 +40,12 @@ class PruneConfig(Config):
     """Learning never sees the model below this share of the target loss: a surer model's contrasts are scaled down to it.
     Without it the price of a node outweighs every gradient of a very sure model and all nodes go at once (measured on the
     compiled quote model with W_U doubled: 2 of 12 true nodes kept, 12 of 12 with it). Choosing and scoring use the true loss."""
+    objective: Literal["task_loss", "kl_to_model"] = "task_loss"
+    """What learning minimises beside the price: the task loss, or KL(p_model || p_circuit) over the two completions, which rewards
+    a circuit for agreeing with the model, its errors included (METHOD F1). Choosing and the target stay with the task loss."""
+    stochastic_ablation: bool = False
+    """Training noise (METHOD F9): in each step every node outside the mask is ablated only with a probability r ~ U(0, 1), so that
+    a circuit cannot count on what the ablation of all others together happens to do."""
     ablation: Ablation = "mean_pretrain"
     """Where ablated nodes take their values from (METHOD D4)."""
     loss_kind: LossKind = "binary"
@@ -57,3 +63,7 @@ class PruneConfig(Config):
                 raise ValueError(f"{name} must be at least 1, given {getattr(self, name)}")
         if not self.lr > 0 or self.k_coef < 0 or not self.temperature > 0:
             raise ValueError("lr and temperature must be above 0, k_coef at least 0")
+        if self.objective == "kl_to_model" and self.loss_kind != "binary":
+            raise ValueError(
+                f"objective kl_to_model compares the two completions: it needs loss_kind binary, given {self.loss_kind}"
+            )

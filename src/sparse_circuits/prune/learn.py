@@ -1,9 +1,9 @@
 """Learning node masks: one tau per node, a step function with a sigmoid's gradient, a price per kept node (METHOD 1f).
 
-Objective: task loss + k_coef * (number of kept nodes), minimised over tau by AdamW with the learning rate falling to zero;
-the model's weights stay as they are. Several seeds run as one batch over one frozen model: each has its own tau, its own
-pairs and its own gradient clip, so a seed finds the same mask alone and in company (up to rounding). Beyond the paper: the
-price rises from zero at the start, and a very sure model is seen as a less sure one (docs/method.md).
+Objective: task loss (or KL to the model) + k_coef * (number of kept nodes), minimised over tau by AdamW with the learning rate
+falling to zero; the model's weights stay as they are. Several seeds run as one batch over one frozen model: each has its own
+tau, its own pairs and its own gradient clip, so a seed finds the same mask alone and in company (up to rounding). Beyond the
+paper: the price rises from zero at the start, and a very sure model is seen as a less sure one (docs/method.md).
 
 Shapes: S seeds, N nodes, n pairs.
 """
@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -54,13 +55,18 @@ def learn_masks(
         parameter.requires_grad_(False)
     try:
         scale = contrast_scale(model, pairs, least_loss) if config.loss_kind == "binary" else 1.0
+        aims = model_contrasts(model, pairs) if config.objective == "kl_to_model" else None
         with progress.bar("pruning", config.steps) as bar:
             for step in range(config.steps):
                 adam.param_groups[0]["lr"] = config.lr * _schedule(step, config)
                 drawn = [torch.randint(pairs.n, (config.batch_pairs,), generator=draw) for draw in draws]
                 batch = pairs.take(torch.cat(drawn))
-                losses = _masked_losses(model, values, layout, tau, batch, config, scale)
-                kept = heaviside(tau, config.temperature).sum(-1)
+                masks = heaviside(tau, config.temperature)
+                kept = masks.sum(-1)
+                if config.stochastic_ablation:
+                    masks = _partly_ablated(masks, draws)
+                aim = None if aims is None else aims[torch.cat(drawn).to(device)]
+                losses = _masked_losses(model, values, layout, masks, batch, config, scale, aim)
                 (losses + _price(step, config) * kept).sum().backward()
                 _clip(tau, config.clip_rms)
                 adam.step()
@@ -106,22 +112,52 @@ def _masked_losses(
     model: SparseTransformer,
     values: Mapping[str, Tensor],
     layout: NodeLayout,
-    tau: Float[Tensor, "S N"],
+    masks: Float[Tensor, "S N"],
     batch: Pairs,
     config: PruneConfig,
     scale: float,
+    aim: Float[Tensor, "n 2"] | None,
 ) -> Float[Tensor, " S"]:
-    """Task loss of every seed's mask on its own part of the batch, the seeds' parts one after the other."""
-    masks, groups, found = heaviside(tau, config.temperature), batch.by_length(), []
+    """Loss of every seed's mask on its own part of the batch, the seeds' parts one after the other.
+
+    aim: the model's own contrasts on the batch, where the objective is to agree with them.
+    """
+    groups, found = batch.by_length(), []
     for group in groups:
         part, owner = batch.take(group), (group // config.batch_pairs).repeat_interleave(2)
         tap = Mask(layout.owned(masks, owner), {site: values[site] for site in layout.widths})
-        if scale == 1.0:
+        if aim is not None:
+            found.append(divergence(scale * aim[group.to(aim.device)], scale * contrast(model, part, tap)))
+        elif scale == 1.0:
             found.append(pair_losses(model, part, tap, config.loss_kind))
         else:
             found.append(binary_losses(scale * contrast(model, part, tap)))
     losses = torch.cat(found)[torch.cat(groups).argsort()]
-    return losses.view(len(tau), -1).mean(-1)
+    return losses.view(len(masks), -1).mean(-1)
+
+
+@torch.no_grad()
+def model_contrasts(model: SparseTransformer, pairs: Pairs) -> Float[Tensor, "n 2"]:
+    """z_A - z_B of the whole model after both prompts of every pair."""
+    groups = pairs.by_length()
+    found = torch.cat([contrast(model, pairs.take(group)) for group in groups])
+    return found[torch.cat(groups).argsort().to(found.device)]
+
+
+def divergence(aim: Float[Tensor, "n 2"], given: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
+    """KL(p_aim || p_given) over the two completions, mean of both prompts of a pair, nats, from contrasts z_A - z_B."""
+    p = aim.sigmoid()
+    cross = p * F.softplus(-given) + (1 - p) * F.softplus(given)
+    entropy = p * F.softplus(-aim) + (1 - p) * F.softplus(aim)
+    return (cross - entropy).mean(-1)
+
+
+def _partly_ablated(masks: Float[Tensor, "S N"], draws: Sequence[torch.Generator]) -> Float[Tensor, "S N"]:
+    """Each seed's mask with some of the ablated nodes left as they are: each is ablated with probability r ~ U(0, 1)."""
+    width, device = masks.shape[-1], masks.device
+    rates = torch.cat([torch.rand(1, generator=draw) for draw in draws])[:, None]
+    spared = torch.stack([torch.rand(width, generator=draw) for draw in draws]) >= rates
+    return masks + (1 - masks) * spared.to(device)
 
 
 def _clip(tau: Tensor, limit: float) -> None:
