@@ -85,12 +85,15 @@ def argument(s: Scope, kind: int) -> str:
 
 
 def arguments(s: Scope, params: tuple[tuple[str, int], ...]) -> str:
-    """What stands between the parentheses of a call: every argument, half of the time all as keywords in order."""
+    """What stands between the parentheses of a call: every argument, three times in four all as keywords in order.
+
+    A keyword takes the variable of its own name where there is one, as in `area(width=width)`.
+    """
     draw = s.bits(3)
-    if draw < 5:
-        return ", ".join([f"{name}={argument(s, kind)}" for name, kind in params])
+    if draw < 6:
+        return ", ".join([f"{name}={name if name in s.names[kind] else argument(s, kind)}" for name, kind in params])
     parts = [argument(s, kind) for _, kind in params]
-    if draw == 5 and len(parts) > 1:
+    if draw == 6 and len(parts) > 1:
         parts[-1] = f"{params[-1][0]}={parts[-1]}"
     return ", ".join(parts)
 
