@@ -79,7 +79,7 @@ def of_circuit(circuit: Circuit, model: SparseTransformer, prompts: Iterable[lis
         kept.setdefault(node.site, []).append(node.channel)
     biases = site_biases(model)
     effects, connections = [], []
-    for source, target, weight in site_pairs(model):
+    for source, target, weight, *_ in site_pairs(model):
         rows, columns = kept.get(source, []), kept.get(target, [])
         part = torch.cat([weight[columns][:, rows].T, biases[target][columns][None]])
         names = (source, target)

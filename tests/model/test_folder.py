@@ -148,12 +148,16 @@ def test_site_pairs_form_the_sites(make_model: MakeModel, tokens: Tensor) -> Non
     acts, biases = record(model, tokens), site_biases(model)
     pairs = site_pairs(model)
     assert len(pairs) == 12
-    for source, target, weight in pairs:
+    parameters = dict(model.named_parameters())
+    for source, target, weight, linear, first_row in pairs:
+        rows = slice(first_row, first_row + len(weight))
+        assert torch.equal(parameters[f"{linear}.weight"][rows], weight)
+        assert torch.equal(parameters[f"{linear}.bias"][rows], biases[target])
         read = acts[source.replace("attn.v", "attn.y")]
         formed = read @ weight.T + biases[target]
         formed = torch.nn.functional.gelu(formed) if target.endswith("post_act") else formed
         torch.testing.assert_close(formed, acts[target], atol=1e-5, rtol=1e-5)
         assert weight.shape == (model.widths[target], model.widths[source])
         assert not weight.requires_grad
-    assert {target for _, target, _ in pairs} == set(biases)
+    assert {pair.target for pair in pairs} == set(biases)
     assert pairs[0].weight.data_ptr() == model.blocks[0].attn.c_attn.weight.data_ptr()  # a view, not a copy

@@ -63,7 +63,9 @@ def test_dense_twin_differs_in_sparsity_and_rate_only(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["papr", "", "tiny-", "-dense", "tiny-dense-dense"])
 def test_unknown_preset_names_the_allowed_ones(name: str) -> None:
-    with pytest.raises(ValueError, match="unknown preset .* allowed: paper, authors, tiny, paper-dense") as caught:
+    with pytest.raises(
+        ValueError, match="unknown preset .* allowed: paper, authors, tiny, bundled, paper-dense"
+    ) as caught:
         preset(name, 1024)
     assert "\n" not in str(caught.value)
 

@@ -34,7 +34,7 @@ def train(
         data: Folder of token shards.
         tokenizer: Folder of the tokenizer the shards were made with.
         out: Run folder; the model will be in its subfolder `model`.
-        preset: paper, authors, tiny, or their dense twins (paper-dense, ...); give this or --config.
+        preset: paper, authors, tiny, bundled, or their dense twins (paper-dense, ...); give this or --config.
         config: JSON or YAML file with the fields of TrainConfig; its seed holds unless --seed is given.
         steps: Optimizer steps instead of the preset's.
         resume: Go on with the run in --out.
