@@ -151,6 +151,17 @@ def test_a_useless_edge_is_cut(with_a_useless_edge: tuple[GroundTruth, Edge]) ->
     smaller = refined(truth, circuit, minimal=True)
     assert useless[:2] in {edge[:2] for edge in smaller.cut_edges} and useless[:2] not in {e[:2] for e in smaller.edges}
     assert smaller.removable == () == minimality(smaller, truth.model, truth.task, tokenizer=truth.tokenizer)
+    pairs = truth.task.pairs("val", 256, truth.tokenizer)
+
+    def val_loss(circuit: Circuit) -> float:
+        tap, weights = circuit_tap(circuit, truth.model), circuit_weights(circuit, truth.model)
+        with torch.no_grad():
+            return float(pair_losses(truth.model, pairs, tap, weights=weights).mean())
+
+    for node, effect in zip(smaller.nodes, smaller.node_effects, strict=True):
+        left = tuple(edge for edge in smaller.cut_edges if node not in edge[:2])
+        fewer = smaller.replace(nodes=tuple(n for n in smaller.nodes if n != node), cut_edges=left)
+        assert val_loss(fewer) - val_loss(smaller) == pytest.approx(effect, abs=1e-4)
 
 
 def test_what_is_stored_is_what_a_fresh_evaluation_finds(

@@ -93,10 +93,14 @@ class _Judge:
     def mask(self, state: _State) -> Tensor:
         return self.layout.flat(state.nodes)[None]
 
-    def bound(self, state: _State) -> float:
-        """Mean + standard error of the validation loss, nats: what the target is held against."""
+    def loss(self, state: _State) -> tuple[float, float]:
+        """Mean validation loss and its standard error, nats."""
         mean, error = mean_and_error(self.scorer(state, self.val).losses(self.mask(state)).cpu(), self.templates)
-        return float(mean + error)
+        return float(mean), float(error)
+
+    def bound(self, state: _State) -> float:
+        """What the target is held against: mean + standard error."""
+        return sum(self.loss(state))
 
     def holds(self, state: _State) -> bool:
         return self.bound(state) <= self.target
@@ -243,7 +247,7 @@ def _finished(judge: _Judge, state: _State) -> Circuit:
         scorer = judge.scorer(state, pairs)
         tap = scorer.tap(mask, 2 * pairs.n)
         scores[split] = score(judge.model, pairs, tap, scorer.kind, None, scorer.weights)
-    base = judge.bound(state)
+    base, _ = judge.loss(state)
     return judge.circuit.replace(
         nodes=state.nodes,
         edges=found.edges,
@@ -254,7 +258,7 @@ def _finished(judge: _Judge, state: _State) -> Circuit:
         constant_nodes=found.constant,
         stranded_nodes=found.candidates,
         removable=_removable(judge, state),
-        node_effects=tuple(judge.bound(state.without_nodes([node])) - base for node in state.nodes),
+        node_effects=tuple(judge.loss(state.without_nodes([node]))[0] - base for node in state.nodes),
         loss=SplitLosses(**{split: found.loss for split, found in scores.items()}),
         accuracy=scores["test"].accuracy,
         calibrated_loss=None,
