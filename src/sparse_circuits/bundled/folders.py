@@ -15,7 +15,9 @@ def bundled_folder(name: str) -> Path:
         raise ValueError(f"unknown bundled model {name!r}; allowed: {', '.join(NAMES)}")
     folder = Path(__file__).parent / NAMES[name]
     if not (folder / "config.json").is_file():
-        raise ValueError(f"this installation lacks the model {name!r} ({folder}); install the package again")
+        raise ValueError(
+            f"no model {name!r} at {folder}: it does not ship yet; make one with `sparse-circuits bundle`, or give a model folder"
+        )
     return folder
 
 
