@@ -167,8 +167,8 @@ def table(*rows: tuple[int, Production]) -> tuple[Production, ...]:
 
 
 STATEMENTS = (
-    *((28, say), (46, assign), (16, augment), (32, show), (52, swap), (28, ternary), (18, braces), (6, remark)),
-    *((14, invoke), (24, anonymous), (12, reassign), (4, unpack), (4, comprehension), (12, lookup)),
+    *((28, say), (66, assign), (16, augment), (32, show), (130, swap), (28, ternary), (18, braces), (6, remark)),
+    *((36, invoke), (24, anonymous), (12, reassign), (4, unpack), (8, comprehension), (12, lookup)),
     *((4, standard), (3, claim)),
 )
 BLOCKS = (

@@ -3,7 +3,7 @@
 1. A function has a scope of its own: it sees functions, classes, imports and locks of the module, and its parameters.
    A function within a function is always named helper.
 2. The first method of a class is `__init__`; it binds the attributes that the other methods use.
-3. After most definitions come one to three calls, mostly with all arguments as keywords in the order of the parameters.
+3. After most definitions come one to four calls, mostly with all arguments as keywords in the order of the parameters.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ from .tiny_vocabulary import (
 _PARAMETERS = (INT, INT, INT, INT, STR, STR, STR, STR, INT, INT, INT, FLOAT, BOOL, INTS, STRS, INTS)
 _RARE = (OBJ, GRID, SET, DICT, PATH, PATH, STRS, LOCK)
 _RESULTS = (INT, INT, INT, STR, STR, INTS, BOOL, BOOL, BOOL, BOOL, BOOL, BOOL, BOOL, BOOL, OBJ, None)
-_COUNTS = (2, 2, 2, 3, 2, 3, 1, 1, 1, 2, 4, 3, 0, 2, 1, 2)
+_COUNTS = (2, 2, 3, 3, 2, 3, 1, 3, 2, 2, 4, 3, 0, 2, 1, 2)
 
 
 def parameters(s: Scope, number: int) -> tuple[tuple[str, int], ...]:
@@ -55,15 +55,15 @@ def parameters(s: Scope, number: int) -> tuple[tuple[str, int], ...]:
 def signature(s: Scope, params: tuple[tuple[str, int], ...], first: str) -> tuple[str, bool]:
     """(what stands between the parentheses of a def, whether it has type hints)."""
     draw = s.bits(4)
-    if draw == 0:
+    if draw < 2:
         shown = [f"{name}: {HINTS[kind]}" if kind != OBJ else name for name, kind in params]
-    elif draw < 4 and params and params[-1][1] in (INT, STR, BOOL):
+    elif draw < 5 and params and params[-1][1] in (INT, STR, BOOL):
         shown = [*(name for name, _ in params[:-1]), f"{params[-1][0]}={literal(s, params[-1][1])}"]
     else:
         shown = [name for name, _ in params]
     if first:
         shown.insert(0, first)
-    return ", ".join(shown), draw == 0
+    return ", ".join(shown), draw < 2
 
 
 def write_function(
@@ -140,7 +140,7 @@ def define(s: Scope, pad: str) -> None:
     if draw:
         s.lines.extend(("", "")[: 1 + (draw > 1)])
     if s.bits(3) and callable_here(s, made.params):
-        for _ in range((1, 1, 2, 2, 3, 1, 2, 3)[s.bits(3)]):
+        for _ in range((2, 2, 3, 3, 4, 1, 3, 4)[s.bits(3)]):
             invoke_one(s, pad, made)
     else:
         assign(s, pad)

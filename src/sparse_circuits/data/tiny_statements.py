@@ -116,7 +116,7 @@ def braces(s: Scope, pad: str) -> None:
 # variables
 
 _ASSIGNED = (
-    *((INT,) * 8 + (STR,) * 6 + (INTS,) * 4 + (GRID,) * 19 + (STRS,) * 2),
+    *((INT,) * 8 + (STR,) * 6 + (INTS,) * 4 + (GRID,) * 30 + (STRS,) * 2),
     *((SET,) * 4 + (NUMS,) * 8 + (DICT,) * 6 + (BOOL,) * 4 + (FLOAT,) + (PATH,) + (ANY,)),
 )  # nested lists as often as all flat ones, which also come from elsewhere
 

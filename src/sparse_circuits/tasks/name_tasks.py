@@ -103,7 +103,7 @@ def var_swap() -> Task:
         completions=(" <name>", " <name2>"),
         train=(
             template("<name> = <number>\n<name2> = <name> + <number2>\n"),
-            turned(f"import tools\n\n{bound}"),
+            turned("from tools import <call>\n\n<name>, <name2> = <call>()\n"),
             template(f"def <call>(<name>, <name2>):\n{' ' * 4}"),
             turned(""),
         ),
