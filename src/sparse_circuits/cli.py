@@ -17,11 +17,25 @@ from typing import Any
 import tyro
 
 from sparse_circuits import __version__
-from sparse_circuits.commands import bench, bundle, circuits, data, formats, models, published, tasks
+from sparse_circuits.commands import (
+    bench,
+    bundle,
+    circuits,
+    data,
+    demo,
+    exports,
+    formats,
+    frontier,
+    models,
+    published,
+    suites,
+    tasks,
+)
 from sparse_circuits.commands.common import Output
 
 VERBS: dict[str, Callable[..., Output]] = {
     "quickstart": models.quickstart,
+    "demo": demo.demo,
     "data tokenizer": data.data_tokenizer,
     "data build": data.data_build,
     "train": models.train,
@@ -37,10 +51,16 @@ VERBS: dict[str, Callable[..., Output]] = {
     "tasks eval": tasks.tasks_eval,
     "tasks table": tasks.tasks_table,
     "prune": circuits.prune,
+    "prune search": suites.prune_search,
     "circuit show": circuits.circuit_show,
     "circuit eval": circuits.circuit_eval,
     "circuit refine": circuits.circuit_refine,
+    "circuit export": exports.circuit_export,
     "circuit import": published.circuit_import,
+    "circuits run": suites.circuits_run,
+    "circuits table": suites.circuits_table,
+    "frontier run": frontier.frontier_run,
+    "frontier show": frontier.frontier_show,
     "report": circuits.report,
     "bench": bench.bench,
 }

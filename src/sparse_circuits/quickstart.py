@@ -18,7 +18,8 @@ from sparse_circuits.data.shards import build_shards
 from sparse_circuits.data.tokenizer import read_tokenizer, save_tokenizer, train_tokenizer
 from sparse_circuits.hub.load import load_model
 from sparse_circuits.log import SILENT, Progress
-from sparse_circuits.prune.pipeline import prune_seeds
+from sparse_circuits.prune.pipeline import best, prune_seeds
+from sparse_circuits.prune.refine import with_minimality
 from sparse_circuits.prune.seeds import save_seeds, seed_folder
 from sparse_circuits.tasks.load import load_task
 from sparse_circuits.train.loop import TrainResult, train
@@ -89,7 +90,8 @@ def quickstart(
     with _timed("pruning", seconds, progress):
         seeds = range(seed, seed + PRUNE_SEEDS)
         circuits = prune_seeds(model, task, tokenizer=tokenizer, seeds=seeds, progress=progress)
-        save_seeds(circuits, root / "circuit")
+        removable = with_minimality(best(circuits), model, task, tokenizer=tokenizer).removable
+        save_seeds(circuits, root / "circuit", removable)
     with _timed("report", seconds, progress):
         circuit = load_circuit(root / "circuit")
         document = build_document(circuit, model, task, tokenizer)

@@ -174,7 +174,9 @@ def test_what_is_stored_is_what_a_fresh_evaluation_finds(
     assert (again.edges, again.cut_edges, again.removable) == (smaller.edges, smaller.cut_edges, smaller.removable)
     assert again.summary()["cut_edges"] == len(smaller.cut_edges) >= 1
     found = evaluate(again, truth.model, truth.task, tokenizer=truth.tokenizer)
-    assert found.loss == pytest.approx(smaller.loss.test, abs=1e-6) and found.calibrated_loss is None
+    assert found.loss == pytest.approx(smaller.loss.test, abs=1e-6)
+    assert found.calibrated_loss == pytest.approx(smaller.calibrated_loss.test, abs=1e-6)
+    assert again.calibration == smaller.calibration and smaller.calibrated_loss.train <= smaller.loss.train
     pairs = truth.task.pairs("test", 64, truth.tokenizer)
     tap = circuit_tap(again, truth.model)
     with torch.no_grad():

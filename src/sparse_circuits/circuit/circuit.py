@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from torch import Tensor
 
+from sparse_circuits.bundled.folders import circuit_folder
 from sparse_circuits.files import (
     check_format,
     file_hash,
@@ -248,8 +249,8 @@ class Circuit:
 
 
 def load_circuit(folder: str | Path) -> Circuit:
-    """Reads a circuit folder. Raises ValueError, one line, if it is absent, damaged, edited or of another version."""
-    where = Path(folder)
+    """Reads a circuit folder, or `bundled/TASK`. Raises ValueError, one line, if it is absent, damaged or of another version."""
+    where = circuit_folder(folder)
     stored = read_json(where / "circuit.json")
     check_format(stored, "circuit", FORMAT_VERSION, where)
     values = None

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparse_circuits.bundled.folders import NAMES, bundled_folder
@@ -65,14 +65,19 @@ def contrast(
     model: SparseTransformer, pairs: Pairs, tap: Tap | None = None, weights: Weights | None = None
 ) -> Float[Tensor, "n 2"]:
     """z_A - z_B, the difference of the two completions' logits, after prompt A and after prompt B."""
-    return _contrast(_last_logits(model, pairs, tap, weights), pairs)
+    return _contrast(last_logits(model, pairs.flat_tokens, pairs.last, tap, weights), pairs)
 
 
-def _last_logits(
-    model: SparseTransformer, pairs: Pairs, tap: Tap | None, weights: Weights | None
+def last_logits(
+    model: SparseTransformer,
+    rows: Int[Tensor, "rows T"],
+    last: Int[Tensor, " rows"],
+    tap: Tap | None = None,
+    weights: Weights | None = None,
 ) -> Float[Tensor, "rows V"]:
+    """Logits at the last position of every row, fp32."""
     trim = tap is None or (isinstance(tap, Mask) and tap.positionwise)
-    return model(pairs.flat_tokens, tap=tap, logits_at=pairs.last, trim=trim, weights=weights or None)[:, 0].float()
+    return model(rows, tap=tap, logits_at=last, trim=trim, weights=weights or None)[:, 0].float()
 
 
 def _contrast(logits: Float[Tensor, "rows V"], pairs: Pairs) -> Float[Tensor, "n 2"]:
@@ -93,7 +98,7 @@ def pair_losses(
     weights: Weights | None = None,
 ) -> Float[Tensor, " n"]:
     """Task loss of every pair, nats. Raises ValueError for an unknown kind."""
-    logits = _last_logits(model, pairs, tap, weights)
+    logits = last_logits(model, pairs.flat_tokens, pairs.last, tap, weights)
     if kind == "binary":
         return binary_losses(_contrast(logits, pairs))
     if kind != "full_vocab":

@@ -1,4 +1,4 @@
-"""Scores of a model on mined pairs (tasks/mined.py), and on every mined point alone.
+"""Scores of a model, or of a circuit in it, on mined pairs (tasks/mined.py), and on every mined point alone.
 
 A pair is scored like any pair of a task (evaluate.py). A point alone asks whether the right completion has the higher
 logit of the two; classes of real code are seldom of one size, so the mean of both classes' shares stands beside.
@@ -9,12 +9,22 @@ Shapes: rows of a chunk, T tokens of its longest prompt.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sparse_circuits.circuit.evaluate import binary_losses, contrast
+from sparse_circuits.circuit.circuit import Circuit
+from sparse_circuits.circuit.evaluate import (
+    Weights,
+    binary_losses,
+    circuit_tap,
+    circuit_weights,
+    contrast,
+    last_logits,
+)
 from sparse_circuits.model.folder import stored_tokenizer_hash
+from sparse_circuits.model.taps import Tap
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.tasks.mined import MinedTask, Point
 from sparse_circuits.tasks.pairs import Pairs
@@ -42,17 +52,31 @@ class MinedEvaluation:
     """Points of class "A" and "B" that were asked."""
 
 
-@torch.no_grad()
-def evaluate_mined(model: SparseTransformer, mined: MinedTask, *, most: int | None = MOST_POINTS) -> MinedEvaluation:
-    """Scores the whole model on what was mined of a task, on the model's device, in chunks of prompts of similar length.
+class _Asked(NamedTuple):
+    """Who answers: the model, or a circuit as tap and changed parameters."""
 
-    most: points per class that are asked alone, drawn at random but always the same ones; None: all.
-    Raises ValueError, one line, if the task was mined with another tokenizer than the model's, as far as it knows.
+    model: SparseTransformer
+    tap: Tap | None
+    weights: Weights
+
+
+@torch.no_grad()
+def evaluate_mined(
+    model: SparseTransformer, mined: MinedTask, *, circuit: Circuit | None = None, most: int | None = MOST_POINTS
+) -> MinedEvaluation:
+    """Scores what was mined of a task, on the model's device, in chunks of prompts of similar length.
+
+    circuit: None scores the whole model. most: points per class that are asked alone, drawn at random but always the same
+    ones; None: all. Raises ValueError, one line, if the task was mined with another tokenizer than the model's, as far as it
+    knows, or if the circuit does not fit the model.
     """
     _check(model, mined)
-    contrasts = _pair_contrasts(model, mined.pairs) if mined.pairs is not None else torch.zeros(0, 2)
+    asked = _Asked(model, None, {})
+    if circuit is not None:
+        asked = _Asked(model, circuit_tap(circuit, model), circuit_weights(circuit, model))
+    contrasts = _pair_contrasts(asked, mined.pairs) if mined.pairs is not None else torch.zeros(0, 2)
     right = torch.stack([contrasts[:, 0] > 0, contrasts[:, 1] < 0], -1).float()
-    classes = [_answered(model, _some([p for p in mined.points if p.side == side], most)) for side in (0, 1)]
+    classes = [_answered(asked, _some([p for p in mined.points if p.side == side], most)) for side in (0, 1)]
     answered = torch.cat(classes)
     return MinedEvaluation(
         loss=float(binary_losses(contrasts).mean()) if len(contrasts) else None,
@@ -78,18 +102,18 @@ def _check(model: SparseTransformer, mined: MinedTask) -> None:
         )
 
 
-def _pair_contrasts(model: SparseTransformer, pairs: Pairs) -> Tensor:
+def _pair_contrasts(asked: _Asked, pairs: Pairs) -> Tensor:
     """[n, 2] z_A - z_B after both prompts of every pair, on the CPU."""
-    device = next(model.parameters()).device
+    device = next(asked.model.parameters()).device
     found = torch.zeros(pairs.n, 2)
     for chunk in _chunks((2 * pairs.lengths.max(-1).values).tolist()):
-        found[chunk] = contrast(model, pairs.take(chunk).to(device)).cpu()
+        found[chunk] = contrast(asked.model, pairs.take(chunk).to(device), asked.tap, asked.weights).cpu()
     return found
 
 
-def _answered(model: SparseTransformer, points: Sequence[Point]) -> Tensor:
+def _answered(asked: _Asked, points: Sequence[Point]) -> Tensor:
     """[n] 1 where the right completion of a point has the higher logit, on the CPU."""
-    device = next(model.parameters()).device
+    device = next(asked.model.parameters()).device
     found = torch.zeros(len(points))
     for chunk in _chunks([len(point.tokens) for point in points]):
         chosen = [points[i] for i in chunk]
@@ -97,7 +121,7 @@ def _answered(model: SparseTransformer, points: Sequence[Point]) -> Tensor:
         rows = torch.tensor([[*point.tokens, *[0] * (width - len(point.tokens))] for point in chosen], device=device)
         last = torch.tensor([len(point.tokens) - 1 for point in chosen], device=device)
         answers = torch.tensor([point.answers for point in chosen], device=device)
-        logits = model(rows, logits_at=last, trim=True)[:, 0].float().gather(-1, answers)
+        logits = last_logits(asked.model, rows, last, asked.tap, asked.weights).gather(-1, answers)
         found[chunk] = (logits[:, 0] > logits[:, 1]).float().cpu()
     return found
 

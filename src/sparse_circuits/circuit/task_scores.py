@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sparse_circuits.circuit.evaluate import EVAL_PAIRS, Evaluation, evaluate_model, usable_tokens
+from sparse_circuits.circuit.circuit import Circuit
+from sparse_circuits.circuit.evaluate import EVAL_PAIRS, Evaluation, evaluate, evaluate_model, usable_tokens
 from sparse_circuits.circuit.evaluate_mined import MinedEvaluation, evaluate_mined
 from sparse_circuits.log import SILENT, Progress
 from sparse_circuits.markdown import markdown_table
@@ -66,12 +67,27 @@ def score_tasks(
 
 
 def score_shifted(
-    model: SparseTransformer, tokenizer: Any, task: Task, *, n: int = EVAL_PAIRS, seed: int = 0
+    model: SparseTransformer,
+    tokenizer: Any,
+    task: Task,
+    *,
+    circuit: Circuit | None = None,
+    n: int = EVAL_PAIRS,
+    seed: int = 0,
 ) -> ShiftedEvaluation:
-    """Scores every shifted split of a task. Raises ValueError for a task without any, or that cannot be asked."""
+    """Scores every shifted split of a task. circuit: None scores the whole model.
+
+    Raises ValueError for a task without any, or that cannot be asked, and as `evaluate` does.
+    """
     if not task.shifted:
         raise ValueError(f"task {task.name!r} has no shifted splits; score one of {', '.join(task.splits)}")
-    found = {split: evaluate_model(model, task, tokenizer, split, n=n, seed=seed) for split in task.shifted}
+
+    def scored(split: str) -> Evaluation:
+        if circuit is None:
+            return evaluate_model(model, task, tokenizer, split, n=n, seed=seed)
+        return evaluate(circuit, model, task, split, tokenizer=tokenizer, n=n, seed=seed)
+
+    found = {split: scored(split) for split in task.shifted}
     scores = list(found.values())
     return ShiftedEvaluation(
         loss=sum(s.loss for s in scores) / len(scores),

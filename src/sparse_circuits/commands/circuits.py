@@ -1,7 +1,6 @@
 """Verbs on circuits: find, show, score, draw."""
 
 from dataclasses import asdict
-from pathlib import Path
 
 from sparse_circuits.commands.common import DEFAULTS, Output, Shared, Where, headline, open_circuit, usable_device
 
@@ -27,32 +26,35 @@ def prune(
         config: JSON or YAML file with fields of PruneConfig.
         reference: File or model folder with the reference values; the model's own by default.
     """
-    from sparse_circuits.circuit.circuit import Origin, load_circuit
+    from sparse_circuits.circuit.circuit import load_circuit
     from sparse_circuits.files import check_replaceable
     from sparse_circuits.hub.load import load_model, load_tokenizer
     from sparse_circuits.prune.config import PruneConfig
-    from sparse_circuits.prune.pipeline import prune_seeds
-    from sparse_circuits.prune.seeds import save_seeds
-    from sparse_circuits.tasks.load import load_task, task_names
+    from sparse_circuits.prune.pipeline import best, prune_seeds
+    from sparse_circuits.prune.refine import with_minimality
+    from sparse_circuits.prune.seeds import naming_task, save_seeds
+    from sparse_circuits.tasks.load import load_task
 
     if seeds < 1:
         raise ValueError(f"--seeds must be at least 1, given {seeds}")
     check_replaceable(out, "circuit")  # now, not when the work is done
-    loaded = load_model(model, usable_device(common.device))
+    loaded, found_task, tokenizer = (
+        load_model(model, usable_device(common.device)),
+        load_task(task),
+        load_tokenizer(model),
+    )
     circuits = prune_seeds(
         loaded,
-        load_task(task),
-        tokenizer=load_tokenizer(model),
+        found_task,
+        tokenizer=tokenizer,
         target_loss=target_loss,
         seeds=range(common.seed, common.seed + seeds),
         reference=reference,
         config=None if config is None else PruneConfig.from_file(config),
         progress=common.progress,
     )
-    if task not in task_names():  # an own task is found again by its file
-        file = str(Path(task).absolute())
-        circuits = tuple(c.replace(task_origin=Origin(where=file, hash=c.task_origin.hash)) for c in circuits)
-    runs = save_seeds(circuits, out)
+    removable = with_minimality(best(circuits), loaded, found_task, tokenizer=tokenizer).removable
+    runs = save_seeds(naming_task(circuits, task), out, removable)
     summary = load_circuit(out).summary()
     return Output({**summary, "seeds": runs, "path": out}, f"{headline(summary)}\ncircuit in {out}")
 
@@ -83,8 +85,7 @@ def circuit_refine(
     refined = refine(whole, loaded, found_task, tokenizer=tokenizer, minimal=minimal, progress=common.progress)
     refined.save(out)
     summary = refined.summary()
-    left = f"{len(refined.removable or ())} of them could still go alone" if refined.removable else "none can go alone"
-    change = f"{len(circuit.nodes)} nodes and {len(circuit.edges)} edges before; {left}"
+    change = f"{len(circuit.nodes)} nodes and {len(circuit.edges)} edges before"
     return Output({**summary, "path": out}, f"{headline(summary)}\n{change}\ncircuit in {out}")
 
 

@@ -76,6 +76,8 @@ def headline(summary: dict[str, Any]) -> str:
         return "not published" if value is None else f"{value:.4f}"
 
     lines = [f"{summary['task']}: {summary['nodes']} of {summary['nodes_total']} nodes, {summary['edges']} edges"]
+    if (spare := summary["removable"]) is not None:
+        lines[0] += f"; {len(spare)} of them could go alone" if spare else "; none of them can go alone"
     if published := summary["published_loss"]:
         claimed = f"published loss {number(published['circuit'])} nats, model {number(published['model'])}"
         lines.append(f"{claimed} (on which prompts is not said)")

@@ -141,14 +141,25 @@ def best(circuits: Sequence[Circuit]) -> Circuit:
     """
 
     def rank(circuit: Circuit) -> tuple[bool, int, int, float]:
-        losses = circuit.loss if circuit.target_on == "loss" else circuit.calibrated_loss
-        if losses is None or circuit.target_loss is None:
-            raise ValueError(
-                f"the circuit of {circuit.task} has no validation loss or target; give circuits that were pruned here"
-            )
-        return losses.val > circuit.target_loss, len(circuit.nodes), len(circuit.edges), losses.val
+        loss, target = _val_and_target(circuit)
+        return loss > target, len(circuit.nodes), len(circuit.edges), loss
 
     return min(circuits, key=rank)
+
+
+def meets_on_val(circuit: Circuit) -> bool:
+    """Whether the validation loss meets the target: what choices may look at. Raises ValueError as `best` does."""
+    loss, target = _val_and_target(circuit)
+    return loss <= target
+
+
+def _val_and_target(circuit: Circuit) -> tuple[float, float]:
+    losses = circuit.loss if circuit.target_on == "loss" else circuit.calibrated_loss
+    if losses is None or circuit.target_loss is None:
+        raise ValueError(
+            f"the circuit of {circuit.task} has no validation loss or target; give circuits that were pruned here"
+        )
+    return losses.val, circuit.target_loss
 
 
 def _prepare(

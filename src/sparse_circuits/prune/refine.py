@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparse_circuits.circuit.circuit import Circuit, SplitLosses
+from sparse_circuits.circuit.circuit import Calibration, Circuit, SplitLosses
 from sparse_circuits.circuit.cuts import cut_weights, sent_when_cut
 from sparse_circuits.circuit.edges import EdgeSet, find_edges
 from sparse_circuits.circuit.evaluate import (
@@ -28,6 +28,7 @@ from sparse_circuits.circuit.evaluate import (
     MaskScorer,
     check_origin,
     check_tokenizer,
+    contrast,
     own_values,
     pair_losses,
     score,
@@ -37,6 +38,7 @@ from sparse_circuits.log import SILENT, Progress
 from sparse_circuits.model.edge_weights import site_pairs
 from sparse_circuits.model.folder import model_hash
 from sparse_circuits.model.transformer import SparseTransformer
+from sparse_circuits.prune.calibrate import calibrate
 from sparse_circuits.prune.discretize import mean_and_error
 from sparse_circuits.prune.mask import NodeLayout
 from sparse_circuits.sites import Edge, Node
@@ -101,6 +103,14 @@ class _Judge:
     def bound(self, state: _State) -> float:
         """What the target is held against: mean + standard error."""
         return sum(self.loss(state))
+
+    def calibration(self, state: _State) -> Calibration:
+        """Scale and shift fitted on the training pairs (METHOD D6)."""
+        pairs = self.pairs["train"]
+        scorer = self.scorer(state, pairs)
+        values = contrast(self.model, pairs, scorer.tap(self.mask(state), 2 * pairs.n), scorer.weights)
+        with torch.enable_grad():
+            return calibrate(values, shift=pairs.fixed_completions)
 
     def holds(self, state: _State) -> bool:
         return self.bound(state) <= self.target
@@ -181,6 +191,19 @@ def minimality(circuit: Circuit, model: SparseTransformer, task: Task, *, tokeni
         return _removable(judge, _State(nodes=circuit.nodes, edges=circuit.edges, cut=circuit.cut_edges))
 
 
+def with_minimality(circuit: Circuit, model: SparseTransformer, task: Task, *, tokenizer: Any) -> Circuit:
+    """The circuit with `removable` measured: one forward pass over the validation pairs per node and edge.
+
+    Not measured, None, for a circuit that misses its target (there is nothing to keep) or has it on the calibrated loss.
+    """
+    if circuit.target_loss is None or circuit.target_on != "loss":
+        return circuit.replace(removable=None)
+    judge = _judge(circuit, model, task, tokenizer)
+    state = _State(nodes=circuit.nodes, edges=circuit.edges, cut=circuit.cut_edges)
+    with torch.no_grad():
+        return circuit.replace(removable=_removable(judge, state) if judge.holds(state) else None)
+
+
 def _judge(circuit: Circuit, model: SparseTransformer, task: Task, tokenizer: Any) -> _Judge:
     check_tokenizer(model, tokenizer)
     check_origin("model", circuit.model.hash, model_hash(model))
@@ -240,13 +263,14 @@ def _removable(judge: _Judge, state: _State) -> tuple[str, ...]:
 
 
 def _finished(judge: _Judge, state: _State) -> Circuit:
-    """The refined circuit with everything measured anew; its calibration belonged to the old one and is dropped."""
+    """The refined circuit with everything measured anew, its calibration fitted anew on training pairs."""
     found, mask = judge.found(state), judge.mask(state)
+    calibration = judge.calibration(state)
     scores = {}
     for split, pairs in judge.pairs.items():
         scorer = judge.scorer(state, pairs)
         tap = scorer.tap(mask, 2 * pairs.n)
-        scores[split] = score(judge.model, pairs, tap, scorer.kind, None, scorer.weights)
+        scores[split] = score(judge.model, pairs, tap, scorer.kind, calibration, scorer.weights)
     base, _ = judge.loss(state)
     return judge.circuit.replace(
         nodes=state.nodes,
@@ -260,8 +284,8 @@ def _finished(judge: _Judge, state: _State) -> Circuit:
         removable=_removable(judge, state),
         node_effects=tuple(judge.loss(state.without_nodes([node]))[0] - base for node in state.nodes),
         loss=SplitLosses(**{split: found.loss for split, found in scores.items()}),
+        calibrated_loss=SplitLosses(**{split: found.calibrated_loss for split, found in scores.items()}),
         accuracy=scores["test"].accuracy,
-        calibrated_loss=None,
-        calibration=None,
+        calibration=calibration,
         folder=None,
     )

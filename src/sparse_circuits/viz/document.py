@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from sparse_circuits.circuit.circuit import Circuit, CurvePoint
+from sparse_circuits.circuit.circuit import Circuit
 from sparse_circuits.circuit.edges import residual_links
 from sparse_circuits.config import Config
 from sparse_circuits.data.tokenizer import token_text
@@ -64,11 +64,14 @@ class Header(Config):
     nodes: int
     nodes_total: int
     edges: int
+    cut_edges: int
     edges_embed: int | None
     edges_unembed: int | None
     edges_bias: int
     constant_nodes: int | None
     stranded_nodes: int | None
+    removable: int | None
+    """Nodes and edges that could each go alone without missing the target; None where it was not measured."""
     seed: int | None
     reference: dict[str, Any]
     recipe: dict[str, Any]
@@ -224,7 +227,7 @@ def build_document(
         shared=links(_shared_reads(circuit)),
         sites=_site_counts(circuit, model),
         matrices=_matrix_counts(circuit, model.config.n_layer),
-        curve=tuple(_point(point) for point in circuit.curve),
+        curve=tuple(CurveView(**_plain(vars(point))) for point in circuit.curve),
         split=heat.split,
         examples=tuple(_example(example, tokenizer) for example in heat.examples),
         heads=tuple(_head(head) for head in heat.heads),
@@ -241,7 +244,8 @@ def _shared_reads(circuit: Circuit) -> tuple[tuple[Node, Node], ...]:
 
 def _header(circuit: Circuit, model: SparseTransformer, task: Task) -> Header:
     same = ("task", "target_loss", "target_on", "met_target", "ablation", "loss_kind", "nodes_total", "seed")
-    counted = ("nodes", "edges", "edges_embed", "edges_unembed", "edges_bias", "constant_nodes", "stranded_nodes")
+    sizes = ("nodes", "edges", "cut_edges", "edges_embed", "edges_unembed", "edges_bias", "constant_nodes")
+    counted = (*sizes, "stranded_nodes", "removable")
     origins = {"model": circuit.model, "task": circuit.task_origin, "tokenizer": circuit.tokenizer}
     fields: dict[str, Any] = {name: getattr(circuit, name) for name in same}
     fields |= {name: None if (held := getattr(circuit, name)) is None else len(held) for name in counted}
@@ -308,10 +312,6 @@ def _matrix_counts(circuit: Circuit, n_layer: int) -> tuple[MatrixCount, ...]:
     order = {site: i for i, site in enumerate(node_sites(n_layer))}
     ranked = sorted(counts, key=lambda pair: (order[pair[0]], order[pair[1]]))
     return tuple(MatrixCount(source=a, target=b, edges=counts[a, b]) for a, b in ranked)
-
-
-def _point(point: CurvePoint) -> CurveView:
-    return CurveView(nodes=point.nodes, loss=_finite(point.loss), standard_error=_finite(point.standard_error))
 
 
 def _example(example: Example, tokenizer: Any) -> ExampleView:

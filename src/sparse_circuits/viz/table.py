@@ -69,6 +69,8 @@ def _places(document: Document) -> Table:
     counts = {"embed": header.edges_embed, "unembed": header.edges_unembed, "bias": header.edges_bias}
     beside = ", ".join(f"{name} {UNKNOWN}" if n is None else f"{n} {name}" for name, n in counts.items())
     title = f"\n{header.nodes} of {header.nodes_total} nodes, {header.edges} edges ({beside} beside them)"
+    if header.removable is not None:
+        title += f"; {header.removable or 'none'} of them could go alone"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("layer")
     for name in (*(kind.replace(".", "\n") for kind in kinds), "edges"):

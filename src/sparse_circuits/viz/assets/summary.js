@@ -65,6 +65,10 @@ function tiles(header) {
   );
 }
 
+function spare(count) {
+  return count ? `${plural(count, "node or edge", "nodes and edges")} could go alone` : "minimal: no node or edge can go alone";
+}
+
 function completions() {
   const shown = [0, 1].map((label) => doc.examples.find((example) => example.label === label));
   const texts = shown
@@ -94,6 +98,8 @@ export function showSummary(place) {
       header.ablation ? h("span", null, `${header.ablation} ablation`) : null,
       header.constant_nodes ? h("span", null, plural(header.constant_nodes, "constant node")) : null,
       header.stranded_nodes ? h("span", null, plural(header.stranded_nodes, "stranded node")) : null,
+      header.cut_edges ? h("span", null, `${plural(header.cut_edges, "edge")} cut`) : null,
+      header.removable === null ? null : h("span", null, spare(header.removable)),
     ),
     tiles(header),
   );

@@ -1,0 +1,251 @@
+"""The circuits of many tasks in one model: pruned with several seeds, refined, and scored where pruning never looked.
+
+Per task, in a folder of its name:
+1. `plain/`: the best of the seeds by validation, with all of them in `seeds/`.
+2. `refined/`: that circuit without the weights and nodes its target does not need (refine.py), until none can go alone.
+3. circuits.json, once both are there: figures of every seed, their median, seconds; or why there is no circuit.
+4. scores.json: model, plain and refined circuit on the test split, the shifted splits and mined pairs.
+Then suite.json holds all of it. What an earlier call has finished is not done again; steps 1-3 of several tasks run at once.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sparse_circuits.circuit.ablation import load_reference
+from sparse_circuits.circuit.circuit import Circuit, load_circuit
+from sparse_circuits.circuit.evaluate import evaluate, evaluate_model, usable_tokens
+from sparse_circuits.circuit.evaluate_mined import evaluate_mined
+from sparse_circuits.circuit.task_scores import score_shifted
+from sparse_circuits.executors import Executor, Here, Processes
+from sparse_circuits.files import read_json, write_json
+from sparse_circuits.hub.load import load_model, load_tokenizer
+from sparse_circuits.log import SILENT, Progress
+from sparse_circuits.model.folder import model_hash
+from sparse_circuits.model.transformer import SparseTransformer
+from sparse_circuits.prune.config import PruneConfig
+from sparse_circuits.prune.pipeline import best, meets_on_val, prune_seeds
+from sparse_circuits.prune.refine import refine, with_minimality
+from sparse_circuits.prune.seeds import naming_task, save_seeds
+from sparse_circuits.tasks.load import load_task, task_names
+from sparse_circuits.tasks.mined import MinedTask, mine_all
+from sparse_circuits.tasks.mined_points import FINDERS
+from sparse_circuits.tasks.task import Task
+
+FORMAT_VERSION = 1
+KINDS = ("plain", "refined")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What every process knows."""
+
+    model: str
+    out: str
+    seeds: int
+    seed: int
+    target: float
+    config: PruneConfig
+    refined: bool
+
+
+def prune_tasks(
+    model: str | Path,
+    out: str | Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    seeds: int = 8,
+    seed: int = 0,
+    target_loss: float = 0.15,
+    config: PruneConfig | None = None,
+    refined: bool = True,
+    workers: int = 1,
+    mined: str | None = None,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Finds and scores the circuits of the tasks (all twenty by default) in a model; returns the content of suite.json.
+
+    model: name or folder. seeds: pruning seeds per task, learned as one batch. refined: whether to refine the best one.
+    workers: processes, among which the cores are shared. mined: source of mined pairs, by default the held-out standard library.
+    tasks: names, or .jsonl files of your own. A task without a circuit is listed with its reason. Raises ValueError for an
+    unknown task, an impossible budget, or a folder that holds the circuits of another model or recipe.
+    """
+    asked = {load_task(where).name: where for where in (task_names() if tasks is None else tasks)}
+    if min(seeds, workers) < 1 or not asked:
+        raise ValueError(f"{seeds} seeds, {workers} workers, {len(asked)} tasks; each must be at least 1")
+    recipe = config or PruneConfig()
+    plan = _Plan(
+        model=str(model),
+        out=str(out),
+        seeds=seeds,
+        seed=seed,
+        target=target_loss,
+        config=recipe,
+        refined=refined,
+    )
+    _open(plan)
+    waiting = [where for name, where in asked.items() if not (Path(out) / name / "circuits.json").is_file()]
+    executor: Executor = Here() if workers == 1 else Processes(workers=workers)
+    lost = {}
+    for outcome in executor.run(_find, [(plan, where) for where in waiting]):
+        if outcome.failure:  # the others go on
+            lost[waiting[outcome.number]] = outcome.failure.error
+        progress.say(outcome.value or f"{waiting[outcome.number]}: {lost[waiting[outcome.number]]}")
+    if lost:
+        first, error = next(iter(lost.items()))
+        raise ValueError(
+            f"{len(lost)} of {len(asked)} tasks failed, first {first}: {error}; the others are kept, run again"
+        )
+    _score(plan, asked, mined, progress)
+    return _conclude(plan, tuple(asked))
+
+
+def _open(plan: _Plan) -> None:
+    """Creates the folder, or checks that the one there is of the same model and recipe."""
+    model = load_model(plan.model)
+    if plan.config.ablation == "mean_pretrain":
+        load_reference(
+            plan.model if model.source is None else model.source, model
+        )  # once for all, not as every task's miss
+    facts = {
+        "kind": "suite_plan",
+        "format_version": FORMAT_VERSION,
+        "model": {"where": plan.model, "hash": model_hash(model)},
+        "recipe": plan.config.to_dict(),
+        "target_loss": plan.target,
+        "seeds": plan.seeds,
+        "seed": plan.seed,
+        "refined": plan.refined,
+    }
+    file = Path(plan.out) / "plan.json"
+    if not file.is_file():
+        write_json(file, facts)
+        return
+    before = read_json(file)
+    if changed := [name for name in facts if name != "model" and before.get(name) != facts[name]]:
+        raise ValueError(f"{plan.out} was begun with another {changed[0]}; give the same, or an empty folder")
+    if before["model"]["hash"] != facts["model"]["hash"]:
+        raise ValueError(f"{plan.out} was begun with another model; give the same, or an empty folder")
+
+
+def _find(plan: _Plan, where: str) -> str:
+    """Steps 1-3 for one task, in whatever process. Returns what to say of it."""
+    model, tokenizer, task = load_model(plan.model), load_tokenizer(plan.model), load_task(where)
+    name = task.name
+    folder, begun = Path(plan.out) / name, time.perf_counter()
+    head = {"kind": "task_circuits", "format_version": FORMAT_VERSION, "task": name}
+    try:
+        circuits = prune_seeds(
+            model,
+            task,
+            tokenizer=tokenizer,
+            target_loss=plan.target,
+            seeds=range(plan.seed, plan.seed + plan.seeds),
+            config=plan.config,
+        )
+    except ValueError as error:  # the model misses the target, or the tokenizer cannot ask the task
+        write_json(folder / "circuits.json", {**head, "reason": str(error)})
+        return f"{name}: {error}"
+    chosen = with_minimality(best(circuits), model, task, tokenizer=tokenizer)
+    save_seeds(naming_task(circuits, where), folder / "plain", removable=chosen.removable)
+    seconds = {"prune": time.perf_counter() - begun}
+    plain = load_circuit(folder / "plain")
+    figures = {"nodes_total": plain.nodes_total, "seeds": [_figures(c) for c in circuits], "median": _median(circuits)}
+    missed = None if meets_on_val(plain) else "no seed meets the target on validation"
+    if plan.refined and missed is None:
+        begun = time.perf_counter()
+        try:
+            refine(plain.located(), model, task, tokenizer=tokenizer, minimal=True).save(folder / "refined")
+        except ValueError as error:  # validation meets the target, but not with its standard error
+            missed = str(error)
+        seconds["refine"] = time.perf_counter() - begun
+    write_json(folder / "circuits.json", {**head, **figures, "seconds": seconds, "missed": missed})
+    return f"{name}: {len(plain.nodes)} nodes, {len(plain.edges)} edges" + (f"; {missed}" if missed else "")
+
+
+def _figures(circuit: Circuit) -> dict[str, Any]:
+    assert circuit.loss is not None
+    return {
+        "seed": circuit.seed,
+        "nodes": len(circuit.nodes),
+        "edges": len(circuit.edges),
+        "val_loss": circuit.loss.val,
+        "test_loss": circuit.loss.test,
+        "met_on_val": meets_on_val(circuit),
+        "met": circuit.met_target,
+    }
+
+
+def _median(circuits: Sequence[Circuit]) -> dict[str, Any]:
+    """The lower median by nodes, seeds that miss the target on validation last; what it is where the median itself is a miss."""
+    ranked = sorted(circuits, key=lambda c: (not meets_on_val(c), len(c.nodes), len(c.edges)))
+    return _figures(ranked[(len(ranked) - 1) // 2])
+
+
+def _score(plan: _Plan, asked: Mapping[str, str], source: str | None, progress: Progress) -> None:
+    """Step 4 for the tasks that lack it. asked: name of a task -> where it comes from."""
+    root = Path(plan.out)
+    circuits = [name for name in asked if (root / name / "plain").is_dir()]
+    waiting = [name for name in circuits if not (root / name / "scores.json").is_file()]
+    if not waiting:
+        return
+    model, tokenizer = load_model(plan.model), load_tokenizer(plan.model)
+    mined: dict[str, MinedTask] = {}
+    if any(name in FINDERS for name in waiting):
+        progress.say("mining real code")
+        mined = mine_all(tokenizer, None, source, usable=usable_tokens(model))  # all at once: every file is read once
+    for name in waiting:
+        progress.say(f"scoring {name}")
+        folder, asking = root / name, _Asking(model, tokenizer, load_task(asked[name]), mined.get(name))
+        kinds = [kind for kind in KINDS if (folder / kind).is_dir()]
+        scores = {"model": asking.scores(None), **{kind: asking.sized(load_circuit(folder / kind)) for kind in kinds}}
+        write_json(folder / "scores.json", {"kind": "task_scores", "format_version": FORMAT_VERSION, **scores})
+
+
+class _Asking(NamedTuple):
+    """A task put to a model and to circuits in it."""
+
+    model: SparseTransformer
+    tokenizer: Any
+    task: Task
+    mined: MinedTask | None
+
+    def scores(self, circuit: Circuit | None) -> dict[str, Any]:
+        """Test, shifted and mined scores as plain values; None for what the task does not have. circuit: None is the model."""
+        model, tokenizer, task, mined = self
+        if circuit is None:
+            test = evaluate_model(model, task, tokenizer)
+        else:
+            test = evaluate(circuit, model, task, tokenizer=tokenizer)
+        shifted = score_shifted(model, tokenizer, task, circuit=circuit) if task.shifted else None
+        found = evaluate_mined(model, mined, circuit=circuit) if mined else None
+        return {
+            "test": asdict(test),
+            "shifted": asdict(shifted) if shifted else None,
+            "mined": asdict(found) if found else None,
+        }
+
+    def sized(self, circuit: Circuit) -> dict[str, Any]:
+        """The same with the circuit's size."""
+        sizes = {"nodes": len(circuit.nodes), "edges": len(circuit.edges), "met": circuit.met_target}
+        left = None if circuit.removable is None else len(circuit.removable)
+        return {**sizes, "removable": left, **self.scores(circuit)}
+
+
+def _conclude(plan: _Plan, names: Sequence[str]) -> dict[str, Any]:
+    """Joins everything that is known of the tasks into suite.json."""
+    root = Path(plan.out)
+    tasks: dict[str, Mapping[str, Any]] = {}
+    for name in names:
+        found = read_json(root / name / "circuits.json")
+        scores = read_json(root / name / "scores.json") if (root / name / "scores.json").is_file() else {}
+        kept = {key: value for key, value in scores.items() if key in ("model", *KINDS)}
+        tasks[name] = {
+            **{key: value for key, value in found.items() if key not in ("kind", "format_version", "task")},
+            **kept,
+        }
+    made = {**read_json(root / "plan.json"), "kind": "suite", "tasks": tasks}
+    write_json(root / "suite.json", made)
+    return made

@@ -1,0 +1,143 @@
+"""The table of many tasks' circuits, of a sparse model and beside it of its dense twin (docs/circuits.md).
+
+It reads suite.json (suite.py) and computes only what a table needs: geometric means over the tasks in which both models have
+a circuit that meets its target on test, and their ratios. A miss is printed as a miss and is in no mean.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparse_circuits.files import check_format, read_json
+from sparse_circuits.markdown import markdown_table
+
+Suite = Mapping[str, Any]
+KINDS = ("plain", "refined")
+HEAD = (
+    "task",
+    "nodes",
+    "edges",
+    "test loss",
+    "shifted",
+    "mined",
+    "median nodes",
+    "seeds met",
+    "refined nodes",
+    "edges",
+    "test loss",
+)
+TWIN_HEAD = ("task", "nodes", "edges", "test loss", "median nodes", "seeds met", "refined nodes", "edges", "test loss")
+
+
+def read_suite(folder: str | Path) -> Suite:
+    """The content of a folder's suite.json. Raises ValueError where there is none."""
+    file = Path(folder) / "suite.json"
+    found = read_json(file)
+    check_format(found, "suite", 1, file)
+    return found
+
+
+def ratios(sparse: Suite, dense: Suite) -> dict[str, Any]:
+    """Geometric means over the tasks that both models meet, and dense / sparse, for plain and refined circuits.
+
+    Returns kind -> {"tasks": names, "sparse": {nodes, edges}, "dense": {nodes, edges}, "ratio": {nodes, edges}}; the numbers
+    are None where no task is met by both.
+    """
+    found: dict[str, Any] = {}
+    for kind in KINDS:
+        both = [name for name in sparse["tasks"] if _met(sparse, name, kind) and _met(dense, name, kind)]
+        means = {
+            side: {what: _geometric([suite["tasks"][name][kind][what] for name in both]) for what in ("nodes", "edges")}
+            for side, suite in (("sparse", sparse), ("dense", dense))
+        }
+        ratio = {what: means["dense"][what] / means["sparse"][what] if both else None for what in ("nodes", "edges")}
+        found[kind] = {"tasks": both, **means, "ratio": ratio}
+    return found
+
+
+def _met(suite: Suite, name: str, kind: str) -> bool:
+    return bool(suite["tasks"].get(name, {}).get(kind, {}).get("met"))
+
+
+def _geometric(sizes: Sequence[int]) -> float | None:
+    """None for no sizes; a circuit without edges counts as one."""
+    return math.exp(sum(math.log(max(1, size)) for size in sizes) / len(sizes)) if sizes else None
+
+
+def circuits_page(sparse: Suite, dense: Suite | None, command: str) -> str:
+    """The page as markdown. command: what makes it."""
+    parts = [
+        "# Circuits of the twenty tasks",
+        f"Made by `{command}`. Losses are binary (two-sided, nats; chance is 0.693), target {sparse['target_loss']}. Every "
+        f"circuit is the best of {sparse['seeds']} seeds, chosen on validation pairs; *median* is the median seed's, misses last. "
+        "*refined*: without the weights and nodes that the target does not need, until none can go alone. *shifted* is the mean "
+        "over the task's shifted splits, *mined* the loss on pairs from the standard library's held-out files. MISS: the target is "
+        f"missed on test. {_budget(sparse)}",
+        f"## {sparse['model']['where']}",
+        markdown_table(HEAD, [_row(name, found) for name, found in sparse["tasks"].items()]),
+    ]
+    if dense is not None:
+        rows = [_twin_row(name, found) for name, found in dense["tasks"].items()]
+        parts += [
+            f"## {dense['model']['where']}",
+            markdown_table(TWIN_HEAD, rows),
+            "## Side by side",
+            _compared(sparse, dense),
+        ]
+    if reasons := [
+        f"- {suite['model']['where']}, {name}: {found.get('reason') or found['missed']}"
+        for suite in (sparse, *([dense] if dense else []))
+        for name, found in suite["tasks"].items()
+        if found.get("reason") or found.get("missed")
+    ]:
+        parts += ["## Misses", "\n".join(reasons)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _budget(suite: Suite) -> str:
+    """The processor time that the circuits took, in words."""
+    spent = [found["seconds"] for found in suite["tasks"].values() if "seconds" in found]
+    total = {what: sum(seconds.get(what, 0.0) for seconds in spent) / 60 for what in ("prune", "refine")}
+    return f"{len(spent)} tasks: {total['prune']:.0f} min of pruning, {total['refine']:.0f} min of refining."
+
+
+def _compared(sparse: Suite, dense: Suite) -> str:
+    rows = []
+    for kind, found in ratios(sparse, dense).items():
+        if not found["tasks"]:
+            rows.append((kind, "0", *["none"] * 6))
+            continue
+        sizes = [f"{found[side][what]:.1f}" for what in ("nodes", "edges") for side in ("sparse", "dense")]
+        ratio = [f"{found['ratio'][what]:.1f}" for what in ("nodes", "edges")]
+        rows.append((kind, str(len(found["tasks"])), *sizes[:2], ratio[0], *sizes[2:], ratio[1]))
+    head = ("circuits", "tasks met by both", "nodes sparse", "dense", "ratio", "edges sparse", "dense", "ratio")
+    return "Geometric means over the tasks that both models meet.\n\n" + markdown_table(head, rows)
+
+
+def _row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+    if "plain" not in found:
+        return (name, "no circuit", *[""] * (len(HEAD) - 2))
+    plain = found["plain"]
+    losses = [(plain[where] or {}).get("loss") for where in ("shifted", "mined")]
+    elsewhere = ["none" if loss is None else f"{loss:.3f}" for loss in losses]
+    return (name, *_sizes(plain), *elsewhere, *_seeds(found), *_sizes(found.get("refined")))
+
+
+def _twin_row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+    if "plain" not in found:
+        return (name, "no circuit", *[""] * (len(TWIN_HEAD) - 2))
+    return (name, *_sizes(found["plain"]), *_seeds(found), *_sizes(found.get("refined")))
+
+
+def _sizes(scored: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    if scored is None:
+        return ("", "", "")
+    loss = f"{scored['test']['loss']:.3f}" + ("" if scored["met"] else " MISS")
+    return (str(scored["nodes"]), str(scored["edges"]), loss)
+
+
+def _seeds(found: Mapping[str, Any]) -> tuple[str, str]:
+    median = found["median"]
+    met = sum(seed["met_on_val"] for seed in found["seeds"])
+    return (str(median["nodes"]) if median["met_on_val"] else "missed", f"{met} of {len(found['seeds'])}")

@@ -1,0 +1,132 @@
+"""The figure of a frontier (extra `plot`): validation loss across, circuit size up on a log axis, sparse and dense.
+
+Two panels, edges and nodes. Per model: a small dot for every task it meets, a cross at the size of the whole model for every
+task it misses, and a large marker with its name at the geometric mean; a line joins each family's front. Open markers are
+models that the mean leaves out because they miss more than half of the tasks (curves.py); they show the bound instead.
+
+Drawn on a `Figure` of its own, never through pyplot, and with the same bytes for the same numbers.
+"""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sparse_circuits.files import write_bytes
+from sparse_circuits.frontier.curves import FAMILIES, MEASURES, Curves, Measure, task_size
+from sparse_circuits.frontier.record import Family, PointRecord
+
+ENDINGS = (".svg", ".png")
+COLORS: dict[Family, str] = {"sparse": "#5b3fd6", "dense": "#d9640a"}
+SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "frontier"}
+"""Text stays text in an SVG, and its ids do not change from call to call."""
+
+
+def draw_frontier(curves: Curves, out: str | Path) -> Path:
+    """Writes the figure as .svg or .png, atomically, and returns its path.
+
+    Raises ValueError for another ending or where the extra `plot` is missing, OSError where it cannot be written.
+    """
+    path = Path(out)
+    if path.suffix not in ENDINGS:
+        raise ValueError(f"{path} is no name for a figure; allowed endings: {', '.join(ENDINGS)}")
+    write_bytes(path, _render(curves, path.suffix[1:]))
+    return path
+
+
+def frontier_svg(curves: Curves) -> str:
+    """The figure as the text of one SVG file. Raises ValueError where the extra `plot` is missing."""
+    return _render(curves, "svg").decode("utf-8")
+
+
+def _render(curves: Curves, kind: str) -> bytes:
+    matplotlib = _matplotlib()
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(12, 5), dpi=150)
+        figure.subplots_adjust(left=0.06, right=0.985, bottom=0.16, top=0.93, wspace=0.17)
+        panels = figure.subplots(1, len(MEASURES))
+        for axes, measure in zip(panels, reversed(MEASURES), strict=True):
+            _panel(axes, curves, measure)
+        _legend(figure, panels[0])
+        target = io.BytesIO()
+        figure.savefig(target, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    return target.getvalue()
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise ValueError(
+            'figures need the extra `plot`: pip install "sparse-circuits[plot]"; without --out and --report the numbers are '
+            "still to be had"
+        ) from None
+    return matplotlib
+
+
+def _panel(axes: Any, curves: Curves, measure: Measure) -> None:
+    for family in FAMILIES:
+        color = COLORS[family]
+        members = [point for point in curves.points if point.family == family]
+        for met, marker, size in ((True, ".", 18), (False, "x", 16)):
+            places = list(_task_places(members, curves, measure, met))
+            if places:
+                axes.scatter(*zip(*places, strict=True), s=size, c=color, marker=marker, alpha=0.45, linewidths=0.8)
+        line = curves.fronts[measure, curves.drawn, family]
+        axes.plot(
+            [p.val_loss for p in line], [p.size for p in line], color=color, linewidth=1.4, label=f"{family}: front"
+        )
+        _means(axes, members, curves, measure, color)
+    axes.set_yscale("log")
+    axes.set_xlabel("validation loss, nats")
+    axes.set_ylabel(f"{measure} of a circuit")
+    axes.set_title(f"{measure}, geometric mean over {_over(curves)}", fontsize=10)
+    axes.grid(True, which="major", linewidth=0.4, alpha=0.5)
+    axes.margins(x=0.08)
+
+
+def _task_places(
+    members: list[PointRecord], curves: Curves, measure: Measure, met: bool
+) -> Iterator[tuple[float, float]]:
+    for point in members:
+        for task in curves.tasks:
+            if (point.task(task).status == "met") == met:
+                yield point.val_loss, task_size(point, task, measure)
+
+
+def _means(axes: Any, members: list[PointRecord], curves: Curves, measure: Measure, color: str) -> None:
+    drawn, bound = curves.sizes[measure, curves.drawn], curves.sizes[measure, "bound"]
+    losses = [point.val_loss for point in curves.points]
+    middle = (min(losses) + max(losses)) / 2
+    for point in members:
+        size = drawn.get(point.name, bound.get(point.name))
+        if size is None:
+            continue
+        face = color if point.name in drawn else "none"
+        axes.plot([point.val_loss], [size], marker="o", markersize=7, color=color, markerfacecolor=face, linestyle="")
+        right = point.val_loss > middle  # names point inwards, so that none is cut off
+        side = {"xytext": (-5, 4) if right else (5, 4), "ha": "right" if right else "left"}
+        axes.annotate(point.name, (point.val_loss, size), textcoords="offset points", fontsize=6, **side)
+
+
+def _over(curves: Curves) -> str:
+    if curves.drawn == "common":
+        return f"the {len(curves.common)} tasks that all compared meet"
+    return f"{len(curves.tasks)} tasks, a miss counting as the whole model"
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    """One line below both panels."""
+    handles = list(axes.get_legend_handles_labels()[0])
+    grey = "#5d606c"
+    for label, marker, size, face in (
+        ("mean of a model", "o", 7, grey),
+        ("left out of the mean (bound)", "o", 7, "none"),
+        ("one task", ".", 6, grey),
+        ("a task missed: whole model", "x", 5, grey),
+    ):
+        style = {"color": grey, "markerfacecolor": face, "markersize": size, "linestyle": ""}
+        handles += axes.plot([], [], marker=marker, label=label, **style)
+    figure.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=8, frameon=False)

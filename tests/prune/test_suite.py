@@ -1,0 +1,155 @@
+"""Circuits of many tasks: what is found is what pruning by hand finds, misses are listed, and the table counts only what is met."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sparse_circuits as sc
+from sparse_circuits.circuit.ablation import save_reference
+from sparse_circuits.cli import main
+from sparse_circuits.data.tokenizer import save_tokenizer, tokenizer_hash
+from sparse_circuits.files import new_folder
+from sparse_circuits.model.folder import save_model
+from sparse_circuits.prune.config import PruneConfig
+from sparse_circuits.prune.pipeline import best, prune_seeds
+from sparse_circuits.prune.refine import minimality
+from sparse_circuits.prune.suite import prune_tasks
+from sparse_circuits.prune.suite_page import circuits_page, ratios
+from sparse_circuits.tasks.custom import save_task
+from sparse_circuits.validate.ground_truth import GroundTruth, quote_model
+
+QUICK = PruneConfig(steps=80, lr=0.05, k_coef=3e-3, batch_pairs=2, train_pairs=64, val_pairs=9)
+
+
+@pytest.fixture(scope="module")
+def truth() -> GroundTruth:
+    return quote_model()
+
+
+@pytest.fixture(scope="module")
+def folder(truth: GroundTruth, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("quotes")
+    with new_folder(root / "model", "model") as draft:
+        save_model(truth.model, draft, tokenizer_hash(truth.tokenizer))
+        save_tokenizer(truth.tokenizer, draft)
+        save_reference(truth.reference, draft)
+    save_task(truth.task, root / "task.jsonl")
+    return root
+
+
+@pytest.fixture(scope="module")
+def suite(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The quote task, which the model does, and a built-in one that its tokenizer cannot ask."""
+    out = tmp_path_factory.mktemp("suite") / "suite"
+    tasks = [str(folder / "task.jsonl"), "lambda_func"]
+    return {"out": out, **prune_tasks(folder / "model", out, tasks=tasks, seeds=2, config=QUICK)}
+
+
+def test_circuits_are_those_of_prune(suite: dict[str, Any], folder: Path, truth: GroundTruth) -> None:
+    found = suite["tasks"]["closing_quote"]
+    task = sc.load_task(str(folder / "task.jsonl"))
+    circuits = prune_seeds(
+        truth.model, task, tokenizer=truth.tokenizer, reference=truth.reference, seeds=(0, 1), config=QUICK
+    )
+    assert [(s["nodes"], s["edges"]) for s in found["seeds"]] == [(len(c.nodes), len(c.edges)) for c in circuits]
+    plain = sc.load_circuit(suite["out"] / "closing_quote" / "plain")
+    assert plain.nodes == best(circuits).nodes and found["plain"]["nodes"] == len(plain.nodes)
+    model = sc.load_model(folder / "model")
+    assert plain.removable == minimality(plain, model, task, tokenizer=truth.tokenizer)
+    refined = sc.load_circuit(suite["out"] / "closing_quote" / "refined")
+    assert refined.removable == () and found["refined"]["removable"] == 0
+    for kind, circuit in (("plain", plain), ("refined", refined)):
+        fresh = sc.evaluate(circuit, model, task, split="test", tokenizer=truth.tokenizer)
+        assert found[kind]["test"]["loss"] == pytest.approx(fresh.loss, abs=1e-6)
+        assert found[kind]["shifted"] is None and found[kind]["mined"] is None  # an own task without either
+    assert found["median"] in found["seeds"] and found["missed"] is None
+
+
+def test_a_task_that_cannot_be_asked_is_listed(suite: dict[str, Any]) -> None:
+    found = suite["tasks"]["lambda_func"]
+    assert set(found) == {"reason"} and "\n" not in found["reason"] and "lambda_func" in found["reason"]
+    page = circuits_page(suite, None, "the command")
+    assert "| lambda_func | no circuit |" in page and f"lambda_func: {found['reason']}" in page
+
+
+def test_what_is_done_is_not_done_again(suite: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparse_circuits.prune import suite as module
+
+    monkeypatch.setattr(module, "prune_seeds", lambda *given, **named: pytest.fail("pruned again"))
+    tasks = [str(folder / "task.jsonl"), "lambda_func"]
+    again = prune_tasks(folder / "model", suite["out"], tasks=tasks, seeds=2, config=QUICK)
+    assert again["tasks"] == suite["tasks"]
+    with pytest.raises(ValueError, match="was begun with another seeds; give the same, or an empty folder"):
+        prune_tasks(folder / "model", suite["out"], tasks=tasks, seeds=3, config=QUICK)
+
+
+def scored(nodes: int, edges: int, met: bool = True) -> dict[str, Any]:
+    losses = {"loss": 0.1 if met else 0.2}
+    return {"nodes": nodes, "edges": edges, "met": met, "test": losses, "shifted": losses, "mined": {"loss": None}}
+
+
+def made(name: str, tasks: dict[str, tuple[int, int, bool]]) -> dict[str, Any]:
+    rows = {}
+    for task, (nodes, edges, met) in tasks.items():
+        seed = {"nodes": nodes, "edges": edges, "met_on_val": met}
+        rows[task] = {
+            "plain": scored(nodes, edges, met),
+            "seeds": [seed],
+            "median": seed,
+            "missed": None,
+            "seconds": {"prune": 60.0},
+        }
+    return {"model": {"where": name}, "target_loss": 0.15, "seeds": 1, "tasks": rows}
+
+
+def test_ratios_by_hand() -> None:
+    """Only tasks that both models meet count: 2 and 8 nodes against 8 and 32 is 4 against 16; edges 1 and 4 against 16 and 256."""
+    sparse = made("s", {"a": (2, 1, True), "b": (8, 4, True), "c": (9, 9, True)})
+    dense = made("d", {"a": (8, 16, True), "b": (32, 256, True), "c": (1, 1, False)})
+    found = ratios(sparse, dense)
+    assert found["plain"]["tasks"] == ["a", "b"]
+    assert found["plain"]["sparse"]["nodes"] == pytest.approx(4) and found["plain"]["dense"]["nodes"] == pytest.approx(
+        16
+    )
+    assert found["plain"]["ratio"]["edges"] == pytest.approx(math.sqrt(16 * 256) / 2)
+    assert found["refined"] == {
+        "tasks": [],
+        **{side: {"nodes": None, "edges": None} for side in ("sparse", "dense", "ratio")},
+    }
+    page = circuits_page(sparse, dense, "the command")
+    assert "| c | 1 | 1 | 0.200 MISS |" in page and "3 tasks: 3 min of pruning" in page
+
+
+def test_verbs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "quick.json").write_text(json.dumps(QUICK.to_dict()))
+    out, given = str(tmp_path / "suite"), ["--model", str(folder / "model"), "--task", str(folder / "task.jsonl")]
+    assert (
+        main(
+            [
+                "circuits",
+                "run",
+                *given,
+                "--out",
+                out,
+                "--seeds",
+                "1",
+                "--no-refine",
+                "--config",
+                str(tmp_path / "quick.json"),
+                "--json",
+            ]
+        )
+        == 0
+    )
+    found = json.loads(capsys.readouterr().out)["tasks"]["closing_quote"]
+    assert "refined" not in found and found["plain"]["met"]
+    assert main(["circuits", "table", out, "--out", str(tmp_path / "circuits.md"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tasks"]["closing_quote"] == found
+    assert f"| closing_quote | {found['plain']['nodes']} |" in (tmp_path / "circuits.md").read_text()
+    assert main(["circuits", "run", "--model", str(folder / "model"), "--task", "quotes", "--out", out]) == 2
+    assert "quotes" in (error := capsys.readouterr().err) and error.count("\n") == 1
+    assert main(["circuits", "table", str(tmp_path)]) == 2
+    assert "suite.json" in capsys.readouterr().err
