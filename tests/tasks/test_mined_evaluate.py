@@ -10,9 +10,12 @@ from refusals import refused
 from sparse_circuits.circuit import evaluate_mined as module
 from sparse_circuits.circuit.evaluate_mined import evaluate_mined
 from sparse_circuits.model.config import ModelConfig
+from sparse_circuits.model.taps import Replace
 from sparse_circuits.model.transformer import SparseTransformer
+from sparse_circuits.sites import Edge, Node, node_sites
 from sparse_circuits.tasks.mined import MinedTask, mine_task
 from tasks.mined_code import mining_tokenizer
+from viz.made_up import made_up
 
 
 def model_of(vocab: int) -> SparseTransformer:
@@ -89,3 +92,44 @@ def test_nothing_to_pair_or_ask_is_none(model: SparseTransformer, tmp_path: Path
 def test_another_tokenizer_is_refused(mined: MinedTask) -> None:
     with refused("single_double_quote was mined with another tokenizer", "mine it again"):
         evaluate_mined(model_of(300), mined)
+
+
+def test_a_circuit_is_asked_like_the_model(model: SparseTransformer, mined: MinedTask) -> None:
+    """The whole model as a circuit scores what the model scores; some nodes less, with a cut edge, what the edited forward says."""
+    values = {site: torch.full((width,), 0.1) for site, width in model.widths.items()}
+    values |= {f"{layer}.attn.y": torch.full((16,), 0.1) for layer in range(2)}
+    nodes = tuple(Node(site, c) for site in node_sites(2) for c in range(model.widths[site]))
+    whole = made_up().circuit.replace(nodes=nodes, values=values, cut_edges=())
+    assert evaluate_mined(model, mined, circuit=whole) == evaluate_mined(model, mined)
+    gone, cut = Node("1.mlp.post_act", 3), Edge(Node("0.mlp.post_act", 5), Node("0.mlp.resid_delta", 2), 1.0)
+    part = whole.replace(nodes=tuple(node for node in nodes if node != gone), cut_edges=(cut,))
+    found = evaluate_mined(model, mined, circuit=part)
+    weight = float(model.state_dict()["blocks.0.mlp.c_proj.weight"][2, 5])
+
+    def logits_of(tokens: Any) -> torch.Tensor:
+        ids = torch.tensor([list(tokens)])
+
+        def without(y: torch.Tensor) -> torch.Tensor:
+            y = y.clone()
+            y[..., 3] = 0.1
+            return y
+
+        changed = {name: p.clone() for name, p in model.named_parameters() if name.startswith("blocks.0.mlp.c_proj")}
+        changed["blocks.0.mlp.c_proj.weight"][2, 5] -= weight
+        changed["blocks.0.mlp.c_proj.bias"][2] += weight * 0.1
+        tap = Replace({"1.mlp.post_act": without})
+        with torch.no_grad():
+            return model(ids, tap=tap, weights=changed)[0, -1].double()
+
+    right = {0: [], 1: []}
+    for point in mined.points:
+        good, bad = logits_of(point.tokens)[list(point.answers)].tolist()
+        right[point.side].append(good > bad)
+    assert found.unpaired_accuracy == pytest.approx(sum(right[0] + right[1]) / 12)
+    losses = []
+    for i in range(4):
+        for side in (0, 1):
+            tokens = mined.pairs.tokens[i, side, : mined.pairs.lengths[i, side]].tolist()
+            losses.append(-float(logits_of(tokens)[mined.pairs.completions[i]].log_softmax(-1)[side]))
+    assert found.loss == pytest.approx(sum(losses) / 8, abs=1e-5)
+    assert found.loss != pytest.approx(evaluate_mined(model, mined).loss, abs=1e-4)
