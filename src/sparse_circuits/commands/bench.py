@@ -16,7 +16,8 @@ def bench(
 
     Args:
         names: abs-topk, step (both: under a minute), pruning (a trained model; minutes), loading (a 419M-parameter model in
-            every layout; minutes, 6 GB of disk). Nothing = abs-topk and step.
+            every layout; minutes, 6 GB of disk), ground-truth (what pruning and other methods find of circuits that are
+            known; minutes). Nothing = abs-topk and step.
         model: Model that the pruning benchmark prunes.
     """
     from sparse_circuits.bench.machine import describe

@@ -51,9 +51,13 @@ def ratios(sparse: Suite, dense: Suite) -> dict[str, Any]:
             side: {what: _geometric([suite["tasks"][name][kind][what] for name in both]) for what in ("nodes", "edges")}
             for side, suite in (("sparse", sparse), ("dense", dense))
         }
-        ratio = {what: means["dense"][what] / means["sparse"][what] if both else None for what in ("nodes", "edges")}
+        ratio = {what: _over(means["dense"][what], means["sparse"][what]) for what in ("nodes", "edges")}
         found[kind] = {"tasks": both, **means, "ratio": ratio}
     return found
+
+
+def _over(dense: float | None, sparse: float | None) -> float | None:
+    return None if dense is None or sparse is None else dense / sparse
 
 
 def _met(suite: Suite, name: str, kind: str) -> bool:

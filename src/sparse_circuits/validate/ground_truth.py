@@ -1,28 +1,31 @@
 """Models whose circuit is known because it was written by hand: the known-answer test of pruning.
 
-A `Compiler` writes algorithms into the weights of an empty transformer and remembers every node and edge it wrote, and
-hides them among random distractor weights; then it is measured that what was remembered is the truth.
+1. An algorithm is compiled into an empty transformer and hidden among distractors (compiler.py); the compiler remembers
+   every node and edge it wrote. `begin_model` starts that for a task, `finish_model` ends it.
+2. `check_truth` then measures that what was remembered is the truth. A circuit is a set of nodes that solves the task
+   when all others are ablated (to their means on a made-up stream of text), and that needs each of its nodes.
+3. Most models have one. Where two paths do the same, each with what they share is a circuit, no node of either path alone
+   is necessary, and to break the model one must break both: then the truth is all of them, and is not unique.
+4. A node the model needs need not be part of a circuit: where two cancel each other, ablating one leaves the other's noise,
+   while the task is solved without both. Such `cancelling` nodes are no part of the truth; they are checked beside it.
 
-1. An algorithm is a few neurons and heads that talk over residual channels of their own, the *signals*.
-2. Distractors fill the other weights. Those of a layer either read no signal and may disturb the signals (noise that
-   knows nothing of the answer), or read everything and write no signal (knowledge that leads nowhere).
-3. `check_truth`: model and true nodes alone solve the task; each true node is necessary, in the model and in the
-   circuit, and no other node is; the edges are those compiled, and every node lies on a path (METHOD D5).
-
-`quote_model` closes a string with the quote that opened it. An opening quote writes one of two channels; a neuron
-detects either, another tells which; a head of constant query finds the detected token and copies its kind to the end of
-the prompt. 12 nodes, 9 edges. Its margins are small and its attention soft on purpose: where a loss vanishes, so does
-the gradient that holds true nodes against the price, and two that fall at once in a chain block each other's return.
+`quote_model`, the first of them, closes a string with the quote that opened it. An opening quote writes one of two channels;
+a neuron detects either, another tells which; a head of constant query finds the detected token and copies its kind to the
+end of the prompt. 12 nodes, 9 edges. Its margins are small and its attention soft on purpose: where a loss vanishes, so does
+the gradient that holds true nodes against the price, and two that fall at once in a chain block each other's return. The
+others are in known_models.py.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import product
 from random import Random
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from sparse_circuits.circuit.ablation import Reference, reference_sites
@@ -31,24 +34,24 @@ from sparse_circuits.circuit.evaluate import MaskScorer
 from sparse_circuits.data.tokenizer import encode, end_id, train_tokenizer, vocab_size
 from sparse_circuits.files import json_hash
 from sparse_circuits.model.config import ModelConfig
-from sparse_circuits.model.edge_weights import SitePair, site_biases, site_pairs
 from sparse_circuits.model.folder import model_hash
 from sparse_circuits.model.taps import Record
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.prune.mask import NodeLayout
-from sparse_circuits.sites import FINAL_SITE, Edge, Node, node_sites, split_site
+from sparse_circuits.sites import Edge, Node
 from sparse_circuits.tasks.pairs import Pair, Pairs
 from sparse_circuits.tasks.task import SPLITS, Task, Template
+from sparse_circuits.validate.compiler import CompiledCircuit, Compiler
 
 TARGET = 0.01
 """Task loss, nats, that model and circuit stay below, and that ablating any one true node exceeds."""
 SOLVE_PAIRS, ABLATE_PAIRS = 64, 3
-"""Validation pairs on which model and circuit are scored whole, and with each node ablated."""
+"""Pairs per split on which model and circuit are scored whole, and validation pairs with nodes ablated unless told otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GroundTruth:
-    """A model, a task, and the one circuit of the model for that task."""
+    """A model, a task, and the circuit of the model for that task, or all of them where there are several."""
 
     model: SparseTransformer
     task: Task
@@ -61,177 +64,89 @@ class GroundTruth:
     """The circuit's edges, as METHOD D5 counts them."""
     description: str
     """What the circuit computes, for people."""
-
-
-class Compiler:
-    """Writes algorithms into an empty transformer (weights, biases and bigram table zero, gains one)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        self.model = SparseTransformer(config).eval()
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                parameter.fill_(1.0 if name.endswith("gain") else 0.0)
-        self._matrices: dict[tuple[str, str], SitePair] = {(m.source, m.target): m for m in site_pairs(self.model)}
-        self._biases = site_biases(self.model)
-        self._nodes: set[Node] = set()
-        self.edges: tuple[Edge, ...] = ()
-        """Every edge written so far."""
-        self._private: set[Node] = set()
-        """Channels that no distractor may write."""
+    alternatives: tuple[CompiledCircuit, ...] = ()
+    """The other circuits, each of which solves the task as well."""
+    cancelling: tuple[Node, ...] = ()
+    """Nodes that the model needs one by one and does not need together; in no circuit."""
 
     @property
-    def nodes(self) -> tuple[Node, ...]:
-        """Every node written so far, in forward order."""
-        place = {site: i for i, site in enumerate(node_sites(self.model.config.n_layer))}
-        return tuple(sorted(self._nodes, key=lambda node: (place[node.site], node.channel)))
+    def unique(self) -> bool:
+        """Whether there is one circuit only."""
+        return not self.alternatives
 
     @property
-    def signals(self) -> frozenset[int]:
-        """Residual channels that the algorithms use."""
-        return frozenset(n.channel for n in self._nodes if n.site.endswith(("act_in", "resid_delta", FINAL_SITE)))
-
-    def embed(self, tokens: Sequence[int], channel: int, value: float) -> None:
-        """These tokens write `value` into a residual channel."""
-        self.model.embed.weight.detach()[tokens, channel] = value
-
-    def bias(self, node: Node, value: float) -> None:
-        """Sets the bias of a channel."""
-        self._biases[node.site][node.channel] = value
-
-    def neuron(self, layer: int, index: int, *, reads: Mapping[int, float], writes: Mapping[int, float]) -> Node:
-        """A hidden neuron that reads and writes residual channels with these weights."""
-        neuron = Node(f"{layer}.mlp.post_act", index)
-        self._read(f"{layer}.mlp.act_in", reads, neuron)
-        self._write(neuron, f"{layer}.mlp.resid_delta", writes)
-        self._private.add(neuron)
-        return neuron
-
-    def lookup(
-        self,
-        layer: int,
-        head: int,
-        *,
-        query: float,
-        keys: Mapping[int, float],
-        values: Mapping[int, float],
-        writes: Mapping[int, float],
-        sink: float,
-    ) -> None:
-        """A head that always looks for tokens whose `keys` channels are high, and copies their `values` channels.
-
-        The query is constant (a bias), so no q channel is a node: its mean is what it always is.
-        """
-        first = head * self.model.config.d_head
-        q, k, v = (Node(f"{layer}.attn.{name}", first + place) for name, place in (("q", 0), ("k", 0), ("v", 1)))
-        self._read(f"{layer}.attn.act_in", keys, k)
-        self._read(f"{layer}.attn.act_in", values, v)
-        self._write(v, f"{layer}.attn.resid_delta", writes)
-        self.bias(q, query)
-        self.model.state_dict()[f"blocks.{layer}.attn.sink"][head] = sink
-        self._private |= {q, k, v}
-
-    def answer(self, channel: int, weights: Mapping[int, float]) -> None:
-        """A channel of final_resid that writes the logits of these tokens."""
-        self._nodes.add(Node(FINAL_SITE, channel))
-        for token, weight in weights.items():
-            self.model.unembed.weight.detach()[token, channel] = weight
-
-    def _read(self, site: str, reads: Mapping[int, float], target: Node) -> None:
-        for channel, weight in reads.items():
-            self._connect(Node(site, channel), target, weight)
-
-    def _write(self, source: Node, site: str, writes: Mapping[int, float]) -> None:
-        for channel, weight in writes.items():
-            self._connect(source, Node(site, channel), weight)
-
-    def _connect(self, source: Node, target: Node, weight: float) -> None:
-        matrix = self._matrices[source.site, target.site].weight
-        matrix[target.channel, source.channel] = weight
-        self._nodes |= {source, target}
-        self.edges += (Edge(source, target, float(matrix[target.channel, source.channel])),)
-
-    def distract_layer(
-        self, layer: int, seed: int, *, blind: bool, density: float = 0.2, strength: float = 0.3, murmur: float = 0.15
-    ) -> None:
-        """Random sparse weights and biases in all that is not the algorithms' own.
-
-        blind: they read no signal, and write signals `murmur` times as strongly as other channels; otherwise they read
-        everything and write no signal.
-        """
-        draw = torch.Generator().manual_seed(seed)
-        signals = sorted(self.signals)
-        for (source, target), matrix in self._matrices.items():
-            if split_site(target)[0] != layer:
-                continue
-            noise = strength * _sparse(matrix.weight.shape, density, draw)
-            bias = strength * _sparse(self._biases[target].shape, density, draw)
-            if source.endswith("act_in") and blind:
-                noise[:, signals] = 0
-            if target.endswith("resid_delta"):
-                noise[signals] *= murmur if blind else 0
-                noise[:, self._own(source)] = 0
-                bias[signals] = 0
-            noise[self._own(target)] = bias[self._own(target)] = 0
-            matrix.weight.add_(noise)
-            self._biases[target].add_(bias)
-
-    def _own(self, site: str) -> list[int]:
-        return [node.channel for node in self._private if node.site == site]
-
-    def distract_tokens(self, seed: int, alike: Sequence[Collection[int]], density: float = 0.15) -> None:
-        """Random sparse embeddings, unembeddings and bigrams outside the signals; `alike` tokens share their rows."""
-        draw = torch.Generator().manual_seed(seed)
-        model, signals = self.model, sorted(self.signals)
-        shape = model.embed.weight.shape
-        embed, unembed = _sparse(shape, density, draw), 0.3 * _sparse(shape, density, draw)
-        bigram = torch.randn(shape[0], shape[0], generator=draw)
-        embed[:, signals] = unembed[:, signals] = 0
-        for group in alike:
-            first, *others = sorted(group)
-            for table in (embed, unembed, bigram, bigram.T):
-                table[others] = table[first].clone()
-        model.embed.weight.detach().add_(embed)
-        model.unembed.weight.detach().add_(unembed)
-        if model.bigram is not None:
-            model.bigram.weight.detach().add_(bigram)
+    def circuits(self) -> tuple[CompiledCircuit, ...]:
+        """All circuits; `nodes` and `edges` are those of the first."""
+        return (CompiledCircuit(nodes=self.nodes, edges=self.edges), *self.alternatives)
 
 
-def _sparse(shape: torch.Size, density: float, draw: torch.Generator) -> Float[Tensor, "..."]:
-    """Normal entries, most of them dropped."""
-    return torch.randn(shape, generator=draw) * (torch.rand(shape, generator=draw) < density)
+def check_truth(truth: GroundTruth, target: float = TARGET, ablate_pairs: int = ABLATE_PAIRS) -> None:
+    """Measures that the circuits are what they claim to be. Raises ValueError naming what is not true.
 
-
-def check_truth(truth: GroundTruth, target: float = TARGET) -> None:
-    """Measures on validation pairs that the circuit is what it claims to be. Raises ValueError naming what is not true.
-
-    A node is necessary where ablating it alone lifts the loss of the model, or of the circuit, above `target`.
+    1. Model and circuits lose less than `target` on every split; the rest is measured on validation pairs. 2. Each circuit
+    needs each of its nodes: ablating it lifts the loss above `target`. 3. The model needs, one by one, the nodes that all
+    circuits share and the cancelling ones, and no others. 4. It does without the cancelling ones together, but not without
+    a node of every circuit: so no other set can be a circuit unless ablating more helps. 5. The edges are those compiled,
+    and every node lies on a path (METHOD D5).
     """
     layout = NodeLayout.of(truth.model.widths)
-    pairs = truth.task.pairs("val", SOLVE_PAIRS, truth.tokenizer)
-    own = layout.flat(truth.nodes)
-    score = MaskScorer(model=truth.model, layout=layout, values=truth.reference.values, pairs=pairs)
-    for name, mask in (("model", torch.ones(layout.size)), ("circuit", own)):
-        loss = float(score.losses(mask[None]).mean())
-        if not loss < target:
-            raise ValueError(f"the {name} loses {loss:.4f} nats, not below {target}: compile it stronger")
-    few = replace(score, pairs=pairs.take(range(ABLATE_PAIRS)))
-    for name, whole in (("model", torch.ones(layout.size)), ("circuit", own)):
-        inside = whole.nonzero().flatten()
-        necessary = torch.zeros(layout.size)
-        necessary[inside] = (few.losses((whole - torch.eye(layout.size))[inside]).mean(-1) > target).float()
-        if not torch.equal(necessary, own):
-            extra, idle = layout.nodes((necessary - own).clamp(min=0)), layout.nodes((own - necessary).clamp(min=0))
-            raise ValueError(f"true nodes the {name} does not need: {_names(idle)}; others it needs: {_names(extra)}")
-    found = find_edges(truth.model, truth.nodes, pairs.tokens.unique().tolist(), pairs.completions.unique().tolist())
-    if set(found.edges) != set(truth.edges):
-        different = (f"{edge.source} -> {edge.target}" for edge in set(found.edges) ^ set(truth.edges))
+    pairs = {split: truth.task.pairs(split, SOLVE_PAIRS, truth.tokenizer) for split in SPLITS}
+    score = MaskScorer(model=truth.model, layout=layout, values=truth.reference.values, pairs=pairs["val"])
+    own = [layout.flat(circuit.nodes) for circuit in truth.circuits]
+    whole = torch.ones(layout.size)
+    for split, drawn in pairs.items():
+        for name, mask in (("model", whole), *(("circuit", mask) for mask in own)):
+            loss = float(replace(score, pairs=drawn).losses(mask[None]).mean())
+            if not loss < target:
+                raise ValueError(
+                    f"the {name} loses {loss:.4f} nats on {split}, not below {target}: compile it stronger"
+                )
+    few = replace(score, pairs=score.pairs.take(range(min(ablate_pairs, score.pairs.n))))
+    needed = (reduce(torch.mul, own) + layout.flat(truth.cancelling)).clamp(max=1)
+    for name, mask, claimed in (("model", whole, needed), *(("circuit", mask, mask) for mask in own)):
+        _check_needed(few, name, mask, claimed, target)
+    if truth.cancelling and not float(score.losses((whole - layout.flat(truth.cancelling))[None]).mean()) < target:
+        raise ValueError(f"{_names(truth.cancelling)}: the model needs them together too, so they do not cancel")
+    if not truth.unique:
+        _check_nothing_else(few, truth.circuits, target)
+    for circuit in truth.circuits:
+        _check_edges(truth.model, circuit, pairs["val"])
+
+
+def _check_needed(score: MaskScorer, name: str, whole: Tensor, claimed: Tensor, target: float) -> None:
+    """The nodes of `whole` that cannot go alone are the claimed ones."""
+    inside = whole.nonzero().flatten()
+    necessary = torch.zeros_like(whole)
+    necessary[inside] = (score.losses((whole - torch.eye(len(whole)))[inside]).mean(-1) > target).float()
+    if not torch.equal(necessary, claimed):
+        extra, idle = (score.layout.nodes(part.clamp(min=0)) for part in (necessary - claimed, claimed - necessary))
+        raise ValueError(f"true nodes the {name} does not need: {_names(idle)}; others it needs: {_names(extra)}")
+
+
+def _check_nothing_else(score: MaskScorer, circuits: Sequence[CompiledCircuit], target: float) -> None:
+    """The model fails without one node of each circuit, whichever they are."""
+    layout = score.layout
+    shared = set.intersection(*(set(circuit.nodes) for circuit in circuits))
+    broken = list(product(*([node for node in circuit.nodes if node not in shared] for circuit in circuits)))
+    losses = score.losses(torch.stack([1 - layout.flat(nodes) for nodes in broken])).mean(-1)
+    for nodes, loss in zip(broken, losses.tolist(), strict=True):
+        if not loss > target:
+            raise ValueError(f"the model does without {_names(nodes)} together: there is a circuit not named")
+
+
+def _check_edges(model: SparseTransformer, circuit: CompiledCircuit, pairs: Pairs) -> None:
+    """Between the nodes lie the compiled edges and no others, and every node is on a path."""
+    found = find_edges(model, circuit.nodes, pairs.tokens.unique().tolist(), pairs.completions.unique().tolist())
+    if set(found.edges) != set(circuit.edges):
+        different = (f"{edge.source} -> {edge.target}" for edge in set(found.edges) ^ set(circuit.edges))
         raise ValueError(f"compiled edges and edges between the true nodes differ at {', '.join(sorted(different))}")
     if idle := (*found.candidates, *found.constant):
         raise ValueError(f"{_names(idle)}: on no path from a token to the logits")
 
 
-def _names(nodes: Iterable[Node]) -> str:
-    return ", ".join(map(str, nodes)) or "(none)"
+def _names(nodes: Sequence[Node], most: int = 12) -> str:
+    more = f" and {len(nodes) - most} more" if len(nodes) > most else ""
+    return (", ".join(map(str, nodes[:most])) or "(none)") + more
 
 
 @torch.no_grad()
@@ -268,15 +183,56 @@ def _answered(pair: Pair) -> tuple[str, str]:
     )
 
 
-def task_tokenizer(task: Task, size: int) -> Any:
-    """A tokenizer that learned its vocabulary from the task's own texts."""
-    return train_tokenizer((text for s in SPLITS for pair in task.sample(s, 200) for text in _answered(pair)), size)
-
-
 def opening_tokens(pairs: Pairs) -> tuple[tuple[int, int], ...]:
     """The tokens in which prompts A and B differ, as (token in A, token in B), place by place."""
     a, b = pairs.tokens.unbind(1)
     return tuple(sorted(set(zip(a[a != b].tolist(), b[a != b].tolist(), strict=True))))
+
+
+def begin_model(task: Task, vocabulary: int, **shape: Any) -> tuple[Any, Compiler]:
+    """A tokenizer of that many tokens for the task, and a compiler with an empty model of this shape (ModelConfig)."""
+    tokenizer = train_tokenizer(
+        (text for s in SPLITS for pair in task.sample(s, 200) for text in _answered(pair)), vocabulary
+    )
+    return tokenizer, Compiler(ModelConfig(vocab_size=vocab_size(tokenizer), **shape))
+
+
+def finish_model(
+    compiler: Compiler,
+    task: Task,
+    tokenizer: Any,
+    *,
+    seed: int,
+    alike: Sequence[Collection[int]],
+    description: str,
+    circuits: Sequence[Sequence[str]] = ((),),
+    cancelling: Sequence[Node] = (),
+    ablate_pairs: int = ABLATE_PAIRS,
+) -> GroundTruth:
+    """Hides what was compiled among distractors, measures the reference, and checks all of it.
+
+    All layers but the last are distracted blindly. alike: tokens that distractors must not tell apart, since the task asks
+    which it was. circuits: the parts (Compiler.begin) of each circuit; one of everything written, if not given.
+    Raises ValueError where the model turns out not to be what was meant (`check_truth`).
+    """
+    layers, config = compiler.model.config.n_layer, compiler.model.config
+    first, *others = (compiler.circuit(*parts) for parts in circuits)
+    for layer in range(layers):
+        compiler.distract_layer(layer, seed + layer, blind=layer < layers - 1)
+    compiler.distract_tokens(seed + layers, alike)
+    truth = GroundTruth(
+        model=compiler.model,
+        task=task,
+        tokenizer=tokenizer,
+        reference=stream_reference(compiler.model, task_stream(task, tokenizer, context=min(64, config.block_size))),
+        nodes=first.nodes,
+        edges=first.edges,
+        description=description,
+        alternatives=tuple(others),
+        cancelling=tuple(cancelling),
+    )
+    check_truth(truth, ablate_pairs=ablate_pairs)
+    return truth
 
 
 QUOTE_WORDS = {
@@ -309,25 +265,18 @@ def quote_task() -> Task:
 def quote_model(seed: int = 0) -> GroundTruth:
     """A model that closes a string with the quote that opened it, checked; `seed` draws the distractors."""
     task = quote_task()
-    tokenizer = task_tokenizer(task, 320)
+    tokenizer, compiler = begin_model(task, 320, **QUOTE_CONFIG)
     pairs = task.pairs("train", 64, tokenizer)
-    compiler = Compiler(ModelConfig(vocab_size=vocab_size(tokenizer), **QUOTE_CONFIG))
     openings, completions = opening_tokens(pairs), tuple(pairs.completions[0].tolist())
     _write_quote_circuit(compiler, openings, completions)
-    compiler.distract_layer(0, seed, blind=True)
-    compiler.distract_layer(1, seed + 1, blind=False)
-    compiler.distract_tokens(seed + 2, [*openings, completions])
-    truth = GroundTruth(
-        model=compiler.model,
-        task=task,
-        tokenizer=tokenizer,
-        reference=stream_reference(compiler.model, task_stream(task, tokenizer, context=64)),
-        nodes=compiler.nodes,
-        edges=compiler.edges,
+    return finish_model(
+        compiler,
+        task,
+        tokenizer,
+        seed=seed,
+        alike=[*openings, completions],
         description="a neuron detects an opening quote, another tells which; a head copies its kind to the end",
     )
-    check_truth(truth)
-    return truth
 
 
 def _write_quote_circuit(compiler: Compiler, openings: Sequence[tuple[int, int]], completions: tuple[int, int]) -> None:
