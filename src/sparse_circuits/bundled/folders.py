@@ -19,7 +19,7 @@ def bundled_folder(name: str) -> Path:
     folder = Path(__file__).parent / NAMES[name]
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"no model {name!r} at {folder}: it does not ship yet; make one with `sparse-circuits bundle`, or give a model folder"
+            f"no model {name!r} at {folder}; install the package again, or make one with `sparse-circuits bundle`"
         )
     return folder
 
@@ -35,9 +35,7 @@ def bundled_circuits() -> dict[str, Path]:
     root = Path(__file__).parent / CIRCUITS
     found = {file.parent.name: file.parent for file in sorted(root.glob("*/circuit.json"))}
     if not found:
-        raise ValueError(
-            f"no circuits at {root}: they do not ship yet; make some with `sparse-circuits circuits run --model M`"
-        )
+        raise ValueError(f"no circuits at {root}: they do not ship yet; `sparse-circuits circuits run` makes some")
     return found
 
 
