@@ -8,36 +8,15 @@ from typing import Any
 import pytest
 
 import sparse_circuits as sc
-from sparse_circuits.circuit.ablation import save_reference
 from sparse_circuits.cli import main
-from sparse_circuits.data.tokenizer import save_tokenizer, tokenizer_hash
-from sparse_circuits.files import new_folder
-from sparse_circuits.model.folder import save_model
 from sparse_circuits.prune.config import PruneConfig
 from sparse_circuits.prune.pipeline import best, prune_seeds
 from sparse_circuits.prune.refine import minimality
 from sparse_circuits.prune.suite import prune_tasks
 from sparse_circuits.prune.suite_page import circuits_page, ratios
-from sparse_circuits.tasks.custom import save_task
-from sparse_circuits.validate.ground_truth import GroundTruth, quote_model
+from sparse_circuits.validate.ground_truth import GroundTruth
 
 QUICK = PruneConfig(steps=80, lr=0.05, k_coef=3e-3, batch_pairs=2, train_pairs=64, val_pairs=9)
-
-
-@pytest.fixture(scope="module")
-def truth() -> GroundTruth:
-    return quote_model()
-
-
-@pytest.fixture(scope="module")
-def folder(truth: GroundTruth, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("quotes")
-    with new_folder(root / "model", "model") as draft:
-        save_model(truth.model, draft, tokenizer_hash(truth.tokenizer))
-        save_tokenizer(truth.tokenizer, draft)
-        save_reference(truth.reference, draft)
-    save_task(truth.task, root / "task.jsonl")
-    return root
 
 
 @pytest.fixture(scope="module")

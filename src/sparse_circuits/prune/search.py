@@ -1,8 +1,8 @@
 """Searching one pruning recipe for several tasks of a model (METHOD 1f), with Optuna (extra `search`).
 
-1. A trial is a recipe: five numbers of `PruneConfig` drawn around the centres of METHOD 1f (SPACE), the rest as in the recipe
-   the search starts from. The first trial is that recipe itself (moved into SPACE), so what is found is never worse on what is
-   measured.
+1. A trial is a recipe: the five numbers that METHOD 1f searches, drawn from ranges around the defaults of `PruneConfig` (SPACE),
+   which are not the paper's; the rest as in the recipe the search starts from. The first trial is that recipe itself (moved
+   into SPACE), so what is found is never worse on what is measured.
 2. Its value is the geometric mean of nodes over tasks and seeds. A circuit that misses its target on validation counts as
    the whole model: a recipe cannot win by giving up on a task. Test pairs are never looked at.
 3. Trials are kept in an append-only journal in the search's folder, which its processes share. A search that was stopped goes
@@ -13,11 +13,11 @@ With one process a seed fixes the trials; with several the order in which they f
 """
 
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from sparse_circuits.circuit.circuit import Circuit
@@ -91,7 +91,6 @@ class _Plan:
     model: str
     tasks: tuple[str, ...]
     out: str
-    trials: int
     seeds: int
     target: float
     start: PruneConfig
@@ -127,7 +126,6 @@ def search(
         model=str(model),
         tasks=tuple(tasks),
         out=str(out),
-        trials=trials,
         seeds=seeds,
         target=target_loss,
         start=start or PruneConfig(),
@@ -227,10 +225,10 @@ def _try(plan: _Plan, number: int) -> str:
         )
     sizes = {name: [_size(circuit) for circuit in circuits] for name, circuits in found.items()}
     misses = sum(not meets_on_val(circuit) for circuits in found.values() for circuit in circuits)
-    trial.set_user_attr("per_task", {name: _geometric(size) for name, size in sizes.items()})
+    trial.set_user_attr("per_task", {name: geometric_mean(size) for name, size in sizes.items()})
     trial.set_user_attr("misses", misses)
     trial.set_user_attr("seconds", time.perf_counter() - begun)
-    value = _geometric([size for every in sizes.values() for size in every])
+    value = geometric_mean([size for every in sizes.values() for size in every])
     study.tell(trial, value)
     return f"trial {trial.number}: {value:.1f} nodes, {misses} misses"
 
@@ -238,10 +236,6 @@ def _try(plan: _Plan, number: int) -> str:
 def _size(circuit: Circuit) -> int:
     """Nodes, of the whole model for a circuit that misses its target on validation."""
     return max(1, len(circuit.nodes)) if meets_on_val(circuit) else circuit.nodes_total
-
-
-def _geometric(sizes: Sequence[float] | Sequence[int]) -> float:
-    return math.exp(sum(math.log(size) for size in sizes) / len(sizes))
 
 
 def _conclude(plan: _Plan, progress: Progress) -> Searched:

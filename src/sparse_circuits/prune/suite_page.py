@@ -4,16 +4,16 @@ It reads suite.json (suite.py) and computes only what a table needs: geometric m
 a circuit that meets its target on test, and their ratios. A miss is printed as a miss and is in no mean.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from sparse_circuits.files import check_format, read_json
 from sparse_circuits.markdown import markdown_table
+from sparse_circuits.prune.suite import KINDS
 
 Suite = Mapping[str, Any]
-KINDS = ("plain", "refined")
 HEAD = (
     "task",
     "nodes",
@@ -66,7 +66,7 @@ def _met(suite: Suite, name: str, kind: str) -> bool:
 
 def _geometric(sizes: Sequence[int]) -> float | None:
     """None for no sizes; a circuit without edges counts as one."""
-    return math.exp(sum(math.log(max(1, size)) for size in sizes) / len(sizes)) if sizes else None
+    return geometric_mean(max(1, size) for size in sizes) if sizes else None
 
 
 def circuits_page(sparse: Suite, dense: Suite | None, command: str) -> str:
