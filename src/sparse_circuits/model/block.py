@@ -40,10 +40,17 @@ class Site:
         """weight @ (the activation at the site) + bias. Channels that a mask holds constant are folded into the bias."""
         narrow = self.tap.narrow(self.prefix + name, x) if isinstance(self.tap, Mask) else None
         if narrow is None:
-            return F.linear(self(name, x), weight, bias)
+            return product(self(name, x), weight, bias)
         kept, masked, others = narrow
         constant = weight @ others
-        return F.linear(masked, weight.index_select(1, kept), constant if bias is None else constant + bias)
+        return product(masked, weight.index_select(1, kept), constant if bias is None else constant + bias)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """weight @ x + bias. Under autocast on a CPU the product alone is in bf16: what comes out has x's dtype again, since
+    AbsTopK, attention and norms have their kernels for fp32 there."""
+    y = F.linear(x, weight, bias)
+    return y.to(x.dtype) if y.device.type == "cpu" else y
 
 
 UNHEARD = Site(None)
@@ -145,7 +152,7 @@ class Attention(Sublayer):
         k = self.deliver(site, "attn.k", k, "attn_k")
         v = self.deliver(site, "attn.v", v, "attn_v")
         y = site("attn.y", self.attend(self.heads(q), self.heads(k), self.heads(v), site, context, only))
-        return self.deliver(site, "attn.resid_delta", self.c_proj(y), "attn_out")
+        return self.deliver(site, "attn.resid_delta", product(y, self.c_proj.weight, self.c_proj.bias), "attn_out")
 
     def heads(self, x: Float[Tensor, "B T A"]) -> Float[Tensor, "B H T D"]:
         """Splits the width into heads."""
