@@ -96,6 +96,17 @@ def start_sites(n_layer: int) -> tuple[str, ...]:
     return (*(f"{layer}.{site}" for layer in range(n_layer) for site in START_BLOCK_SITES), FINAL_SITE)
 
 
+def start_before(site: str) -> str:
+    """The last residual site at which a pass can be entered so that it still comes by this one.
+
+    A sublayer begins where it reads the residual stream, so `2.mlp.post_act` -> `2.resid_mid`, `2.attn.q` -> `2.resid_in`.
+    """
+    layer, place = split_site(site)
+    if layer is None:
+        return FINAL_SITE
+    return f"{layer}.{START_BLOCK_SITES[place == 'resid_mid' or place.startswith('mlp.')]}"
+
+
 def split_site(site: str) -> tuple[int | None, str]:
     """`2.mlp.post_act` -> (2, "mlp.post_act"); `final_resid` -> (None, "final_resid")."""
     head, _, tail = site.partition(".")

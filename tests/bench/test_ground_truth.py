@@ -21,7 +21,8 @@ from sparse_circuits.bench.ground_truth import (
 )
 from sparse_circuits.bench.result import Measured
 from sparse_circuits.bench.suite import BENCHMARKS, table
-from sparse_circuits.circuit.evaluate import MaskScorer, pair_losses
+from sparse_circuits.circuit.evaluate import pair_losses
+from sparse_circuits.circuit.mask_scorer import MaskScorer
 from sparse_circuits.model.taps import Record
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.prune.mask import NodeLayout

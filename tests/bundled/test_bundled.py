@@ -15,7 +15,8 @@ import sparse_circuits as sc
 from sparse_circuits.bundled import folders
 from sparse_circuits.bundled.folders import NAMES, bundled_folder, bundled_name
 from sparse_circuits.circuit.ablation import load_reference
-from sparse_circuits.circuit.evaluate import check_task_on_model, evaluate_model
+from sparse_circuits.circuit.evaluate import evaluate_model
+from sparse_circuits.circuit.mask_scorer import check_task_on_model
 from sparse_circuits.circuit.task_scores import tasks_page
 from sparse_circuits.data.tokenizer import encode
 from sparse_circuits.files import read_json

@@ -14,18 +14,16 @@ from torch import Tensor
 from sparse_circuits.circuit.ablation import reference_sites
 from sparse_circuits.circuit.circuit import Calibration, Circuit, Origin
 from sparse_circuits.circuit.evaluate import (
-    MaskScorer,
     binary_losses,
-    check_task_on_model,
     circuit_tap,
     contrast,
     evaluate,
     evaluate_model,
     pair_losses,
-    repeat_pairs,
     score,
     usable_tokens,
 )
+from sparse_circuits.circuit.mask_scorer import MaskScorer, check_task_on_model, repeat_pairs
 from sparse_circuits.data.tokenizer import as_fast_tokenizer, encode, save_tokenizer, tokenizer_hash, train_tokenizer
 from sparse_circuits.files import new_folder
 from sparse_circuits.hub.load import load_model
@@ -125,19 +123,25 @@ def test_accuracy_and_calibrated_loss_from_the_contrasts(made: MadeUp, pairs: Pa
 # --- masks
 
 
+@pytest.mark.parametrize("what", ["any", "late", "both"])
 def test_many_masks_score_as_each_alone(
-    made: MadeUp, pairs: Pairs, circuit: Circuit, monkeypatch: pytest.MonkeyPatch
+    made: MadeUp, pairs: Pairs, circuit: Circuit, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """One mask at a time through intervene() with mixing written out, against chunks of several masks."""
-    from sparse_circuits.circuit import evaluate as module
+    from sparse_circuits.circuit import mask_scorer as module
 
     assert circuit.values is not None
     layout = NodeLayout.of(made.model.widths)
     masks = (torch.rand(5, layout.size, generator=torch.Generator().manual_seed(4)) < 0.5).float()
+    late = masks[0].repeat(6, 1)  # masks that share their first nodes: each enters at the place before its own gap
+    late[0, int(masks[0].nonzero()[-1])] = 0.0
+    for row, site in enumerate(("1.mlp.post_act", "1.attn.k", "0.mlp.act_in", "0.attn.q", "final_resid"), 1):
+        late[row, layout.offsets[site] : layout.offsets[site] + layout.widths[site]] = 0.0
+    masks = {"any": masks, "late": late, "both": torch.cat([masks, late])}[what]
     scorer = MaskScorer(model=made.model, layout=layout, values=circuit.values, pairs=pairs)
-    monkeypatch.setattr(module, "CHUNK_TOKENS", 2 * pairs.flat_tokens.numel())  # two masks per forward
+    monkeypatch.setattr(module, "CACHED_TOKENS", 2 * pairs.flat_tokens.numel())  # two masks per forward
     many = scorer.losses(masks)
-    assert many.shape == (5, 6)
+    assert many.shape == (len(masks), 6)
     for mask, losses in zip(masks, many, strict=True):
         parts = layout.split(mask)
         replace_by = {
@@ -147,6 +151,28 @@ def test_many_masks_score_as_each_alone(
         z = logits.gather(-1, pairs.completions[:, None].expand(-1, 2, -1))
         expected = F.cross_entropy(z.flatten(0, 1), torch.tensor([0, 1] * 6), reduction="none").view(6, 2).mean(-1)
         torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_changed_weights_score_as_in_a_pass_from_the_beginning(made: MadeUp, pairs: Pairs, circuit: Circuit) -> None:
+    assert circuit.values is not None
+    layout = NodeLayout.of(made.model.widths)
+    mask = (torch.rand(1, layout.size, generator=torch.Generator().manual_seed(4)) < 0.7).float()
+    scorer = MaskScorer(model=made.model, layout=layout, values=circuit.values, pairs=pairs)
+    names = {
+        "0.attn.q": "blocks.0.attn.c_attn",
+        "1.mlp.post_act": "blocks.1.mlp.c_fc",
+        "1.attn.resid_delta": "blocks.1.attn.c_proj",
+    }
+    changes = []
+    for site, name in names.items():
+        weight = made.model.get_parameter(f"{name}.weight").detach() * 0.5
+        changes.append((site, lambda name=name, weight=weight: {f"{name}.weight": weight}))
+    found = scorer.losses_where(mask, changes)
+    for (_, weights), losses in zip(changes, found, strict=True):
+        with torch.no_grad():
+            alone = pair_losses(made.model, pairs, scorer.tap(mask, 12), weights=weights())
+        torch.testing.assert_close(losses, alone, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(found[0], scorer.losses(mask)[0], atol=1e-6)
 
 
 def test_circuit_tap_keeps_its_nodes_and_ablates_all_others(made: MadeUp, circuit: Circuit) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from refusals import refused
 from sparse_circuits.bench.ground_truth import RECIPE
-from sparse_circuits.circuit.evaluate import check_task_on_model
+from sparse_circuits.circuit.mask_scorer import check_task_on_model
 from sparse_circuits.data.tokenizer import encode
 from sparse_circuits.model.config import ABS_TOPK_SITES, ModelConfig
 from sparse_circuits.model.edge_weights import site_pairs

@@ -6,7 +6,6 @@ chance is ln 2. `full_vocab` takes the cross-entropy over the whole vocabulary i
 Shapes: n pairs, 2 classes (A, B), K masks, N nodes, T tokens, V vocabulary.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +25,11 @@ from sparse_circuits.model.taps import Mask, Tap
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.prune.mask import NodeLayout
 from sparse_circuits.sites import check_nodes
-from sparse_circuits.tasks.check import CheckReport, Condition, check_task
 from sparse_circuits.tasks.pairs import Pairs
 from sparse_circuits.tasks.task import Task
 
 EVAL_PAIRS = 512
 """Pairs per split behind every reported loss, where the task has so many."""
-CHUNK_TOKENS = 16_384
-"""Tokens of one forward when many masks are scored."""
-LEAST_BASELINE = 0.6
-"""What the empty circuit and the bigram table alone must at least lose, nats (METHOD D3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +53,15 @@ def usable_tokens(model: SparseTransformer) -> Tensor:
 
 Weights = Mapping[str, Tensor]
 """Parameters to use instead of the model's own: how edges are cut (cuts.py)."""
+Start = tuple[str, Tensor]
+"""A residual site and the activation there, Float[rows T d]: the pass is entered there."""
 
 
 def contrast(
     model: SparseTransformer, pairs: Pairs, tap: Tap | None = None, weights: Weights | None = None
 ) -> Float[Tensor, "n 2"]:
     """z_A - z_B, the difference of the two completions' logits, after prompt A and after prompt B."""
-    return _contrast(last_logits(model, pairs.flat_tokens, pairs.last, tap, weights), pairs)
+    return contrast_of(last_logits(model, pairs.flat_tokens, pairs.last, tap, weights), pairs)
 
 
 def last_logits(
@@ -74,13 +70,15 @@ def last_logits(
     last: Int[Tensor, " rows"],
     tap: Tap | None = None,
     weights: Weights | None = None,
+    start: Start | None = None,
 ) -> Float[Tensor, "rows V"]:
     """Logits at the last position of every row, fp32."""
     trim = tap is None or (isinstance(tap, Mask) and tap.positionwise)
-    return model(rows, tap=tap, logits_at=last, trim=trim, weights=weights or None)[:, 0].float()
+    return model(rows, tap=tap, start=start, logits_at=last, trim=trim, weights=weights or None)[:, 0].float()
 
 
-def _contrast(logits: Float[Tensor, "rows V"], pairs: Pairs) -> Float[Tensor, "n 2"]:
+def contrast_of(logits: Float[Tensor, "rows V"], pairs: Pairs) -> Float[Tensor, "n 2"]:
+    """z_A - z_B from the logits after every prompt."""
     both = logits.view(-1, 2, logits.shape[-1]).gather(-1, pairs.completions[:, None, :].expand(-1, 2, -1))
     return both[..., 0] - both[..., 1]
 
@@ -96,62 +94,15 @@ def pair_losses(
     tap: Tap | None = None,
     kind: LossKind = "binary",
     weights: Weights | None = None,
+    start: Start | None = None,
 ) -> Float[Tensor, " n"]:
-    """Task loss of every pair, nats. Raises ValueError for an unknown kind."""
-    logits = last_logits(model, pairs.flat_tokens, pairs.last, tap, weights)
+    """Task loss of every pair, nats. start: where the pass is entered, as in the model. Raises ValueError for an unknown kind."""
+    logits = last_logits(model, pairs.flat_tokens, pairs.last, tap, weights, start)
     if kind == "binary":
-        return binary_losses(_contrast(logits, pairs))
+        return binary_losses(contrast_of(logits, pairs))
     if kind != "full_vocab":
         raise ValueError(f"unknown loss kind {kind!r}; allowed: {', '.join(LOSS_KINDS)}")
     return F.cross_entropy(logits, pairs.completions.flatten(), reduction="none").view(-1, 2).mean(-1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskScorer:
-    """Scores many masks on one fixed set of pairs in few forwards."""
-
-    model: SparseTransformer
-    layout: NodeLayout
-    values: Mapping[str, Tensor]
-    pairs: Pairs
-    kind: LossKind = "binary"
-    weights: Weights | None = None
-    """With edges cut; None: the model's own."""
-
-    def tap(self, masks: Float[Tensor, "K N"], rows: int) -> Mask:
-        """A tap for K * rows batch rows, mask k for rows k * rows onwards."""
-        masks = masks.to(self.pairs.tokens.device)
-        values = {site: self.values[site] for site in self.layout.widths}
-        return Mask(self.layout.batched(masks, rows), values, self.layout.kept(masks))
-
-    @torch.no_grad()
-    def losses(self, masks: Float[Tensor, "K N"]) -> Float[Tensor, "K n"]:
-        """Task loss of every mask on every pair, nats."""
-        groups = self.pairs.by_length(len(masks))
-        found = torch.cat([self._losses(masks, self.pairs.take(group)) for group in groups], -1)
-        return found[:, torch.cat(groups).argsort()]
-
-    def _losses(self, masks: Float[Tensor, "K N"], pairs: Pairs) -> Float[Tensor, "K n"]:
-        rows, tokens = pairs.flat_tokens.shape
-        per_chunk = max(1, CHUNK_TOKENS // (rows * tokens))
-        found = []
-        for chunk in masks.split(per_chunk):
-            repeated = repeat_pairs(pairs, len(chunk))
-            found.append(
-                pair_losses(self.model, repeated, self.tap(chunk, rows), self.kind, self.weights).view(len(chunk), -1)
-            )
-        return torch.cat(found)
-
-
-def repeat_pairs(pairs: Pairs, times: int) -> Pairs:
-    """The same pairs several times over, for one forward with several masks."""
-    return Pairs(
-        pairs.tokens.repeat(times, 1, 1),
-        pairs.lengths.repeat(times, 1),
-        pairs.completions.repeat(times, 1),
-        pairs.texts * times,
-        pairs.fixed_completions,
-    )
 
 
 def own_values(circuit: Circuit) -> Mapping[str, Tensor]:
@@ -301,30 +252,3 @@ def resolve(circuit: Circuit, where: str) -> Path:
     if not where or circuit.folder is None:
         raise ValueError("the circuit does not say where its model lies; give model and tokenizer yourself")
     return (circuit.folder / path).resolve()
-
-
-@torch.no_grad()
-def check_task_on_model(
-    task: Task, tokenizer: Any, model: SparseTransformer, values: Mapping[str, Tensor], n: int = 128
-) -> CheckReport:
-    """`tasks check` with a model: D3's conditions on the empty circuit and on the bigram table alone, added to the others."""
-    report = check_task(task, tokenizer)
-    if not report.ok:
-        return report
-    pairs = task.pairs("test", n, tokenizer, usable=usable_tokens(model))
-    layout = NodeLayout.of(model.widths)
-    empty = MaskScorer(model=model, layout=layout, values=values, pairs=pairs)
-    losses = {
-        "empty circuit": float(empty.losses(torch.zeros(1, layout.size)).mean()),
-        "bigram table alone": math.log(2),
-    }
-    if model.bigram is not None:
-        last = pairs.flat_tokens[torch.arange(2 * pairs.n), pairs.last]
-        losses["bigram table alone"] = float(binary_losses(_contrast(model.bigram(last), pairs)).mean())
-    fix = "make both prompts end in the same way, or choose completions that are equally likely without context"
-    return report.extended(
-        tuple(
-            Condition(f"{name} scores >= {LEAST_BASELINE}", loss >= LEAST_BASELINE, f"loss {loss:.3f}", fix)
-            for name, loss in losses.items()
-        )
-    )

@@ -46,7 +46,7 @@ def tasks_check(
         tokenizer: Tokenizer folder; the model's own by default.
     """
     from sparse_circuits.circuit.ablation import load_reference
-    from sparse_circuits.circuit.evaluate import check_task_on_model
+    from sparse_circuits.circuit.mask_scorer import check_task_on_model
     from sparse_circuits.hub.load import load_model, load_tokenizer
     from sparse_circuits.tasks.check import check_task
     from sparse_circuits.tasks.load import load_task

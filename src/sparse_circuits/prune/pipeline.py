@@ -8,6 +8,7 @@ the logits go if the target still holds without them. 5. Calibrate on training p
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from sparse_circuits.circuit.circuit import Calibration, Circuit, Origin, SplitL
 from sparse_circuits.circuit.edges import EdgeSet, find_edges
 from sparse_circuits.circuit.evaluate import (
     EVAL_PAIRS,
-    MaskScorer,
     binary_losses,
     check_tokenizer,
     contrast,
     score,
     usable_tokens,
 )
+from sparse_circuits.circuit.mask_scorer import MaskScorer
 from sparse_circuits.circuit.task_scores import with_usable
 from sparse_circuits.data.shards import Shards
 from sparse_circuits.data.tokenizer import tokenizer_hash
@@ -43,8 +44,10 @@ from sparse_circuits.tasks.task import Task, UnusableTokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Problem:
-    """One model, task and recipe with everything measured once."""
+class Problem:
+    """What steps 2-6 start from. target: nats. values: ablation values, site -> Float[width]. pairs: of train, val and test.
+
+    The controls of a report card change parts of it with `dataclasses.replace`."""
 
     model: SparseTransformer
     task: Task
@@ -54,7 +57,6 @@ class _Problem:
     values: Mapping[str, Tensor]
     reference: Reference | None
     pairs: Mapping[str, Pairs]
-    model_loss: SplitLosses
 
     @property
     def layout(self) -> NodeLayout:
@@ -70,6 +72,12 @@ class _Problem:
             pairs=pairs.take(range(min(n, pairs.n))),
             kind=self.config.loss_kind,
         )
+
+    @cached_property
+    def model_loss(self) -> SplitLosses:
+        """Loss of the whole model on the pairs behind every reported loss."""
+        kind, splits = self.config.loss_kind, self.pairs
+        return SplitLosses(**{s: score(self.model, self.scorer(s).pairs, None, kind, None).loss for s in splits})
 
 
 def prune(
@@ -117,9 +125,21 @@ def prune_seeds(
 ) -> tuple[Circuit, ...]:
     """`prune` for several seeds, learned as one batch: one circuit per seed, in their order."""
     recipe = (config or PruneConfig()).replace(**settings)
-    problem = _prepare(model, task, tokenizer, target_loss, recipe, reference)
-    least_loss = recipe.least_loss_share * target_loss
-    tau = learn_masks(model, problem.values, problem.pairs["train"], recipe, seeds, progress, least_loss=least_loss)
+    problem = prepare(model, task, tokenizer, target_loss, recipe, reference)
+    worst = max(problem.model_loss.train, problem.model_loss.val)
+    if worst > target_loss:
+        raise ValueError(
+            f"the model itself scores {worst:.3f} on {task.name} ({recipe.loss_kind}), above the target {target_loss}: no circuit "
+            "can be expected to meet it; train the model longer, choose another task or raise target_loss"
+        )
+    return solve(problem, seeds, progress)
+
+
+def solve(problem: Problem, seeds: Sequence[int], progress: Progress = SILENT) -> tuple[Circuit, ...]:
+    """Steps 2-6: one circuit per seed, in their order. Nothing is refused: a circuit may miss the target, as may the model."""
+    config, train = problem.config, problem.pairs["train"]
+    least_loss = config.least_loss_share * problem.target
+    tau = learn_masks(problem.model, problem.values, train, config, seeds, progress, least_loss=least_loss)
     finished: dict[bytes, Circuit] = {}
     found = []
     with torch.no_grad():
@@ -162,15 +182,15 @@ def _val_and_target(circuit: Circuit) -> tuple[float, float]:
     return losses.val, circuit.target_loss
 
 
-def _prepare(
+def prepare(
     model: SparseTransformer,
     task: Task,
     tokenizer: Any,
     target: float,
     config: PruneConfig,
     reference: str | Path | Reference | Shards | None,
-) -> _Problem:
-    """Draws the pairs, measures the model, reads the reference; refuses what cannot work before any time is spent."""
+) -> Problem:
+    """Draws pairs, finds ablation values. Raises ValueError as `prune` does, but takes a model that misses the target."""
     if not target > 0:
         raise ValueError(f"target_loss must be above 0 nats, given {target}")
     check_tokenizer(model, tokenizer)
@@ -184,16 +204,8 @@ def _prepare(
         pairs = {split: task.pairs(split, n, tokenizer, usable=usable).to(device) for split, n in counts.items()}
     except UnusableTokens as error:
         raise with_usable(error, tokenizer) from None
-    first = {split: drawn.take(range(min(EVAL_PAIRS, drawn.n))) for split, drawn in pairs.items()}
-    losses = {split: score(model, drawn, None, config.loss_kind, None).loss for split, drawn in first.items()}
-    worst = max(losses["train"], losses["val"])
-    if worst > target:
-        raise ValueError(
-            f"the model itself scores {worst:.3f} on {task.name} ({config.loss_kind}), above the target {target}: no circuit can "
-            "be expected to meet it; train the model longer, choose another task or raise target_loss"
-        )
     values = ablation_values(model, config.ablation, found, pairs["train"])
-    return _Problem(
+    return Problem(
         model=model,
         task=task,
         tokenizer=tokenizer,
@@ -202,7 +214,6 @@ def _prepare(
         values={site: value.to(device) for site, value in values.items()},
         reference=found,
         pairs=pairs,
-        model_loss=SplitLosses(**losses),
     )
 
 
@@ -225,14 +236,13 @@ def _reference(
     return load_reference(where, model)
 
 
-def _finish(problem: _Problem, active: Tensor, seed: int, progress: Progress) -> Circuit:
+def _finish(problem: Problem, active: Tensor, seed: int, progress: Progress) -> Circuit:
     """Steps 3-6 for one learned mask."""
     losses = _choice_losses(problem)
     chosen = choose(losses, active, problem.target)
     chosen, found = _drop_unreachable(problem, chosen, losses)
     layout = problem.layout
     nodes = layout.nodes(chosen.mask)
-    indices = [layout.index(node) for node in nodes]
     calibration = _calibration(problem, chosen.mask)
     missed = (
         "" if chosen.met else "; no choice of nodes meets the target on validation: try other seeds or a lower k_coef"
@@ -260,14 +270,14 @@ def _finish(problem: _Problem, active: Tensor, seed: int, progress: Progress) ->
         model_loss=problem.model_loss,
         calibration=calibration,
         curve=chosen.curve,
-        node_effects=tuple(node_effects(losses, indices, layout.size)),
+        node_effects=tuple(node_effects(losses, chosen.mask.nonzero().flatten().tolist(), layout.size)),
         reference=_reference_facts(problem.reference),
         recipe=problem.config.to_dict(),
         seed=seed,
     )
 
 
-def _choice_losses(problem: _Problem) -> Losses:
+def _choice_losses(problem: Problem) -> Losses:
     """What chooses nodes: mean and error on the fixed validation batch, calibrated anew for each mask if the target asks."""
     scorer = problem.scorer("val", problem.config.val_pairs)
     templates = torch.tensor([pair.template for pair in scorer.pairs.texts])
@@ -284,14 +294,14 @@ def _choice_losses(problem: _Problem) -> Losses:
     return lambda masks: mean_and_error(per_pair(masks).cpu(), templates)
 
 
-def _calibration(problem: _Problem, mask: Tensor) -> Calibration:
+def _calibration(problem: Problem, mask: Tensor) -> Calibration:
     scorer = problem.scorer("train")
     values = contrast(problem.model, scorer.pairs, scorer.tap(mask[None], 2 * scorer.pairs.n))
     with torch.enable_grad():
         return calibrate(values, shift=scorer.pairs.fixed_completions)
 
 
-def _drop_unreachable(problem: _Problem, chosen: Chosen, losses: Losses) -> tuple[Chosen, EdgeSet]:
+def _drop_unreachable(problem: Problem, chosen: Chosen, losses: Losses) -> tuple[Chosen, EdgeSet]:
     """Removes the nodes without a path to the logits while the target holds without them (METHOD D5).
 
     Greedy deletion has tried each of them alone, so here they go together or stay.
@@ -308,14 +318,14 @@ def _drop_unreachable(problem: _Problem, chosen: Chosen, losses: Losses) -> tupl
         chosen = Chosen(mask=fewer, curve=chosen.curve, met=True)
 
 
-def _edges(problem: _Problem, nodes: Sequence[Any]) -> EdgeSet:
+def _edges(problem: Problem, nodes: Sequence[Any]) -> EdgeSet:
     train = problem.pairs["train"]
     real = torch.arange(train.tokens.shape[-1], device=train.tokens.device) < train.lengths[..., None]
     prompt_tokens = train.tokens[real].unique().tolist()
     return find_edges(problem.model, nodes, prompt_tokens, train.completions.unique().tolist())
 
 
-def _scores(problem: _Problem, mask: Tensor, calibration: Calibration) -> dict[str, Any]:
+def _scores(problem: Problem, mask: Tensor, calibration: Calibration) -> dict[str, Any]:
     """Losses of the chosen mask on every split, and of the empty circuit on test."""
     scores = {}
     for split in problem.pairs:

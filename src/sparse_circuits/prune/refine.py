@@ -15,6 +15,7 @@ The target holds where mean + standard error of the validation loss stay within 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,6 @@ from sparse_circuits.circuit.cuts import cut_weights, sent_when_cut
 from sparse_circuits.circuit.edges import EdgeSet, find_edges
 from sparse_circuits.circuit.evaluate import (
     EVAL_PAIRS,
-    MaskScorer,
     check_origin,
     check_tokenizer,
     contrast,
@@ -34,6 +34,7 @@ from sparse_circuits.circuit.evaluate import (
     score,
     usable_tokens,
 )
+from sparse_circuits.circuit.mask_scorer import MaskScorer
 from sparse_circuits.log import SILENT, Progress
 from sparse_circuits.model.edge_weights import site_pairs
 from sparse_circuits.model.folder import model_hash
@@ -111,6 +112,28 @@ class _Judge:
         values = contrast(self.model, pairs, scorer.tap(self.mask(state), 2 * pairs.n), scorer.weights)
         with torch.enable_grad():
             return calibrate(values, shift=pairs.fixed_completions)
+
+    def bounds_without_each_edge(self, state: _State) -> list[float]:
+        """The bound with each edge cut too, in the order of state.edges. A cut reaches nothing before its target."""
+        changes = [(e.target.site, partial(cut_weights, self.model, (*state.cut, e), self.values)) for e in state.edges]
+        return self._bounds(self.scorer(state, self.val).losses_where(self.mask(state), changes)) if changes else []
+
+    def bounds_without_each_node(self, state: _State) -> list[float]:
+        """The bound with each node ablated too, in the order of state.nodes.
+
+        Where the state without the node has the same cuts, all in one go. (The cuts of an ablated node make no difference, but
+        for value nodes: what an ablated one sends also depends on the sink.)
+        """
+        values = {edge.source for edge in state.cut if edge.source.site.endswith("attn.v")}
+        together = [node for node in state.nodes if node not in values]
+        masks = self.mask(state).repeat(len(together), 1)
+        masks[range(len(together)), [self.layout.index(node) for node in together]] = 0.0
+        bounds = self._bounds(self.scorer(state, self.val).losses(masks)) if together else []
+        found = dict(zip(together, bounds, strict=True))
+        return [found[n] if n in found else self.bound(state.without_nodes([n])) for n in state.nodes]
+
+    def _bounds(self, losses: Tensor) -> list[float]:
+        return sum(mean_and_error(losses.cpu(), self.templates)).tolist()
 
     def holds(self, state: _State) -> bool:
         return self.bound(state) <= self.target
@@ -235,7 +258,7 @@ def _cut_by_estimate(judge: _Judge, state: _State) -> _State:
 
 def _cut_exactly(judge: _Judge, state: _State) -> _State:
     """Step 3."""
-    alone = {edge: judge.bound(state.without_edge(edge)) for edge in state.edges}
+    alone = dict(zip(state.edges, judge.bounds_without_each_edge(state), strict=True))
     for edge in sorted(alone, key=lambda edge: alone[edge]):
         if alone[edge] <= judge.target and judge.holds(smaller := state.without_edge(edge)):
             state = smaller
@@ -249,7 +272,7 @@ def _cut_nodes(judge: _Judge, state: _State) -> _State:
         if not judge.holds(smaller):
             break
         state = smaller
-    alone = {node: judge.bound(state.without_nodes([node])) for node in state.nodes}
+    alone = dict(zip(state.nodes, judge.bounds_without_each_node(state), strict=True))
     for node in sorted(alone, key=lambda node: alone[node]):
         if alone[node] <= judge.target and judge.holds(smaller := state.without_nodes([node])):
             state = smaller
@@ -257,9 +280,12 @@ def _cut_nodes(judge: _Judge, state: _State) -> _State:
 
 
 def _removable(judge: _Judge, state: _State) -> tuple[str, ...]:
-    nodes = [str(node) for node in state.nodes if judge.holds(state.without_nodes([node]))]
-    edges = [f"{e.source} -> {e.target}" for e in state.edges if judge.holds(state.without_edge(e))]
-    return (*nodes, *edges)
+    nodes = zip(state.nodes, judge.bounds_without_each_node(state), strict=True)
+    edges = zip(state.edges, judge.bounds_without_each_edge(state), strict=True)
+    return (
+        *(str(node) for node, bound in nodes if bound <= judge.target),
+        *(f"{edge.source} -> {edge.target}" for edge, bound in edges if bound <= judge.target),
+    )
 
 
 def _finished(judge: _Judge, state: _State) -> Circuit:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from sparse_circuits.circuit.ablation import Reference, reference_sites
 from sparse_circuits.circuit.edges import find_edges
-from sparse_circuits.circuit.evaluate import MaskScorer
+from sparse_circuits.circuit.mask_scorer import MaskScorer
 from sparse_circuits.data.tokenizer import encode, end_id, train_tokenizer, vocab_size
 from sparse_circuits.files import json_hash
 from sparse_circuits.model.config import ModelConfig

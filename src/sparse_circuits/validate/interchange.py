@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sparse_circuits.circuit.evaluate import CHUNK_TOKENS, Weights, contrast, pair_losses, repeat_pairs
+from sparse_circuits.circuit.evaluate import Weights, contrast, pair_losses
+from sparse_circuits.circuit.mask_scorer import CHUNK_TOKENS, repeat_pairs
 from sparse_circuits.model.taps import Mask, Record, Tap
 from sparse_circuits.sites import split_site
 from sparse_circuits.tasks.pairs import Pairs

@@ -21,8 +21,6 @@ from torch import Tensor
 
 from sparse_circuits.circuit.circuit import Circuit
 from sparse_circuits.circuit.evaluate import (
-    CHUNK_TOKENS,
-    MaskScorer,
     Weights,
     check_origin,
     circuit_tap,
@@ -30,6 +28,7 @@ from sparse_circuits.circuit.evaluate import (
     own_values,
     usable_tokens,
 )
+from sparse_circuits.circuit.mask_scorer import CHUNK_TOKENS, MaskScorer
 from sparse_circuits.data.tokenizer import tokenizer_hash
 from sparse_circuits.model.folder import model_hash
 from sparse_circuits.model.taps import Chain, Mask, Tap
