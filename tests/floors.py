@@ -148,6 +148,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("viz.graphml", 8),
     ("viz.attribution_graph", 8),
     ("viz.figures", 8),
+    ("viz.figure_files", 8),
     ("viz.server", 8),
     ("viz.notebook", 8),
     ("viz.*", 8),

@@ -4,22 +4,19 @@ Two panels, edges and nodes. Per model: a small dot for every task it meets, a c
 task it misses, and a large marker with its name at the geometric mean; a line joins each family's front. Open markers are
 models that the mean leaves out because they miss more than half of the tasks (curves.py); they show the bound instead.
 
-Drawn on a `Figure` of its own, never through pyplot, and with the same bytes for the same numbers.
+figure_files.py writes it.
 """
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sparse_circuits.files import write_bytes
 from sparse_circuits.frontier.curves import FAMILIES, MEASURES, Curves, Measure, task_size
 from sparse_circuits.frontier.record import Family, PointRecord
+from sparse_circuits.viz.figure_files import render, write_figure
 
-ENDINGS = (".svg", ".png")
 COLORS: dict[Family, str] = {"sparse": "#5b3fd6", "dense": "#d9640a"}
-SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "frontier"}
-"""Text stays text in an SVG, and its ids do not change from call to call."""
+SIZE = (12.0, 5.0)
 
 
 def draw_frontier(curves: Curves, out: str | Path) -> Path:
@@ -27,43 +24,20 @@ def draw_frontier(curves: Curves, out: str | Path) -> Path:
 
     Raises ValueError for another ending or where the extra `plot` is missing, OSError where it cannot be written.
     """
-    path = Path(out)
-    if path.suffix not in ENDINGS:
-        raise ValueError(f"{path} is no name for a figure; allowed endings: {', '.join(ENDINGS)}")
-    write_bytes(path, _render(curves, path.suffix[1:]))
-    return path
+    return write_figure(out, SIZE, lambda figure: _draw(figure, curves))
 
 
 def frontier_svg(curves: Curves) -> str:
     """The figure as the text of one SVG file. Raises ValueError where the extra `plot` is missing."""
-    return _render(curves, "svg").decode("utf-8")
+    return render("svg", SIZE, lambda figure: _draw(figure, curves)).decode("utf-8")
 
 
-def _render(curves: Curves, kind: str) -> bytes:
-    matplotlib = _matplotlib()
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(12, 5), dpi=150)
-        figure.subplots_adjust(left=0.06, right=0.985, bottom=0.16, top=0.93, wspace=0.17)
-        panels = figure.subplots(1, len(MEASURES))
-        for axes, measure in zip(panels, reversed(MEASURES), strict=True):
-            _panel(axes, curves, measure)
-        _legend(figure, panels[0])
-        target = io.BytesIO()
-        figure.savefig(target, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    return target.getvalue()
-
-
-def _matplotlib() -> Any:
-    try:
-        import matplotlib
-    except ImportError:
-        raise ValueError(
-            'figures need the extra `plot`: pip install "sparse-circuits[plot]"; without --out and --report the numbers are '
-            "still to be had"
-        ) from None
-    return matplotlib
+def _draw(figure: Any, curves: Curves) -> None:
+    figure.subplots_adjust(left=0.06, right=0.985, bottom=0.16, top=0.93, wspace=0.17)
+    panels = figure.subplots(1, len(MEASURES))
+    for axes, measure in zip(panels, reversed(MEASURES), strict=True):
+        _panel(axes, curves, measure)
+    _legend(figure, panels[0])
 
 
 def _panel(axes: Any, curves: Curves, measure: Measure) -> None:
