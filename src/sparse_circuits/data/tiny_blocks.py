@@ -167,13 +167,13 @@ def table(*rows: tuple[int, Production]) -> tuple[Production, ...]:
 
 
 STATEMENTS = (
-    *((28, say), (66, assign), (16, augment), (32, show), (150, swap), (28, ternary), (18, braces), (6, remark)),
-    *((90, invoke), (24, anonymous), (12, reassign), (4, unpack), (8, comprehension), (12, lookup)),
+    *((28, say), (66, assign), (16, augment), (32, show), (130, swap), (28, ternary), (18, braces), (6, remark)),
+    *((36, invoke), (24, anonymous), (12, reassign), (4, unpack), (8, comprehension), (12, lookup)),
     *((4, standard), (3, claim)),
 )
 BLOCKS = (
     *((34, branch), (64, bound_and_tested), (28, for_range), (6, for_each), (32, for_enumerate), (5, for_pairs)),
-    *((72, while_), (66, with_), (6, try_), (220, gathering)),
+    *((72, while_), (66, with_), (6, try_), (190, gathering)),
 )
 SIMPLE = table(*STATEMENTS)
 INNER = table(*((2 * weight, made) for weight, made in STATEMENTS), *BLOCKS, (60, guard))

@@ -37,7 +37,7 @@ from .tiny_vocabulary import (
 _PARAMETERS = (INT, INT, INT, INT, STR, STR, STR, STR, INT, INT, INT, FLOAT, BOOL, INTS, STRS, INTS)
 _RARE = (OBJ, GRID, SET, DICT, PATH, PATH, STRS, LOCK)
 _RESULTS = (INT, INT, INT, STR, STR, INTS, BOOL, BOOL, BOOL, BOOL, BOOL, BOOL, BOOL, BOOL, OBJ, None)
-_COUNTS = (2, 3, 3, 3, 2, 3, 1, 3, 2, 2, 4, 3, 0, 2, 1, 2)
+_COUNTS = (2, 2, 3, 3, 2, 3, 1, 3, 2, 2, 4, 3, 0, 2, 1, 2)
 
 
 def parameters(s: Scope, number: int) -> tuple[tuple[str, int], ...]:
@@ -122,7 +122,7 @@ def callable_here(s: Scope, params: tuple[tuple[str, int], ...]) -> bool:
 def define(s: Scope, pad: str) -> None:
     """A function at top level, and mostly a call of it."""
     draw = s.bits(3)
-    written = KNOWN_FUNCTIONS[s.bits(11)] if draw < 2 else None
+    written = KNOWN_FUNCTIONS[s.bits(11)] if draw < 3 else None
     name = written[1].name if written else FUNCTIONS[s.bits(12)]
     if name in s.kinds:
         say(s, pad)

@@ -112,4 +112,4 @@ def _opening(s: Scope) -> list[str]:
     return []
 
 
-_TOP = table(*STATEMENTS, *BLOCKS, (230, define), (44, class_), (14, script))
+_TOP = table(*STATEMENTS, *BLOCKS, (120, define), (44, class_), (14, script))
