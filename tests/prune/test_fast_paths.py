@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sparse_circuits.circuit.circuit import Circuit
-from sparse_circuits.kernels import rms_norm_cpu, sink_attention
+from sparse_circuits.circuit.mask_scorer import MaskScorer
+from sparse_circuits.kernels import rms_norm_cpu, sink_attention, sparse_product
 from sparse_circuits.model import abs_topk
 from sparse_circuits.model.taps import Mask
 from sparse_circuits.prune.config import PruneConfig
@@ -36,12 +37,14 @@ def found(truth: GroundTruth) -> tuple[Circuit, ...]:
 def test_the_same_circuits_without_any_fast_path(truth: GroundTruth, monkeypatch: pytest.MonkeyPatch) -> None:
     fast = found(truth)
     monkeypatch.setattr(Mask, "fixed", lambda self, site: None)
-    monkeypatch.setattr(Mask, "narrow", lambda self, site, x: None)
+    monkeypatch.setattr(Mask, "narrow", lambda self, site, x, most=0.5: None)
     monkeypatch.setattr(Mask, "positionwise", False)
     monkeypatch.setattr(Pairs, "by_length", lambda self, copies=1: [torch.arange(self.n)])
     monkeypatch.setattr(abs_topk, "_has_kernel", lambda x: False)
     monkeypatch.setattr(sink_attention, "available", lambda q: False)
     monkeypatch.setattr(rms_norm_cpu, "available", lambda x: False)
+    monkeypatch.setattr(sparse_product, "form_of", lambda weight, x: None)
+    monkeypatch.setattr(MaskScorer, "_entry", lambda self, mask, union: None)
     plain = found(truth)
     for one, other in zip(fast, plain, strict=True):
         assert one.nodes == other.nodes and one.edges == other.edges

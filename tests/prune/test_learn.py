@@ -129,6 +129,36 @@ def test_the_one_node_that_matters_is_found(objective: str, noise: bool) -> None
     assert [layout.nodes((row >= 0).float()) for row in tau] == [(Node("final_resid", 0),)] * 2
 
 
+def steering(aim: float | None, nodes: int = 3) -> learn._Steering:
+    return learn._Steering(aim, torch.zeros(2, nodes))
+
+
+def test_price_is_steered_to_the_aim_each_seed_alone() -> None:
+    """By hand: below the aim it grows by exp(0.04 (aim - mean) / aim) a step, far above it shrinks by exp(-0.04)."""
+    steer, kept = steering(0.1), torch.tensor([3.0, 3.0])
+    steer.update(torch.tensor([0.05, 0.9]), torch.zeros(2, 3), kept)
+    torch.testing.assert_close(steer.factor, torch.tensor([math.exp(0.04 * 0.5), math.exp(-0.04)]))
+    steer.update(torch.tensor([0.15, 0.9]), torch.zeros(2, 3), kept)
+    mean = 0.9 * 0.05 + 0.1 * 0.15
+    expected = math.exp(0.04 * 0.5 + 0.04 * (0.1 - mean) / 0.1)
+    assert float(steer.factor[0]) == pytest.approx(expected) and float(steer.mean[0]) == pytest.approx(mean)
+    for _ in range(200):
+        steer.update(torch.tensor([0.0, 9.0]), torch.zeros(2, 3), kept)
+    assert steer.factor.tolist() == pytest.approx([30, 1 / 30])
+
+
+def test_the_state_kept_is_the_smallest_that_was_within_the_aim() -> None:
+    steer = steering(0.1)
+    history = [(0.05, 3.0), (0.06, 2.0), (0.08, 2.0), (0.7, 1.0)]  # the smallest was above the aim
+    for step, (loss, kept) in enumerate(history):
+        steer.update(torch.tensor([loss, 9.0]), torch.full((2, 3), float(step)), torch.tensor([kept, kept]))
+    found = steer.chosen(torch.full((2, 3), 7.0))
+    assert found.tolist() == [[2.0] * 3, [7.0] * 3], "never within the aim: the last state"
+    unsteered = steering(None)
+    unsteered.update(torch.tensor([0.0, 0.0]), torch.zeros(2, 3), torch.ones(2))
+    assert unsteered.factor.tolist() == [1, 1] and unsteered.chosen(torch.ones(2, 3)).tolist() == [[1.0] * 3] * 2
+
+
 def test_divergence_is_the_mean_of_two_bernoulli_divergences() -> None:
     """By hand: p = 3/4 against q = 1/2 is 3/4 ln(3/2) + 1/4 ln(1/2); a prompt that agrees adds 0."""
     aim, given = torch.tensor([[math.log(3), 2.0]]), torch.tensor([[0.0, 2.0]])

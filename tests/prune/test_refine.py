@@ -151,7 +151,7 @@ def test_a_useless_edge_is_cut(with_a_useless_edge: tuple[GroundTruth, Edge]) ->
     smaller = refined(truth, circuit, minimal=True)
     assert useless[:2] in {edge[:2] for edge in smaller.cut_edges} and useless[:2] not in {e[:2] for e in smaller.edges}
     assert smaller.removable == () == minimality(smaller, truth.model, truth.task, tokenizer=truth.tokenizer)
-    pairs = truth.task.pairs("val", 256, truth.tokenizer)
+    pairs = truth.task.pairs("val", 512, truth.tokenizer).take(range(smaller.recipe.get("val_pairs", 256)))
 
     def val_loss(circuit: Circuit) -> float:
         tap, weights = circuit_tap(circuit, truth.model), circuit_weights(circuit, truth.model)

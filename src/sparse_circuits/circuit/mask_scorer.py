@@ -79,9 +79,7 @@ class MaskScorer:
         return found[:, torch.cat(groups).argsort()]
 
     @torch.no_grad()
-    def losses_where(
-        self, mask: Float[Tensor, "1 N"], changes: Sequence[Change]
-    ) -> Float[Tensor, "K n"]:
+    def losses_where(self, mask: Float[Tensor, "1 N"], changes: Sequence[Change]) -> Float[Tensor, "K n"]:
         """Task loss of one mask with other parameters, for each of K changes."""
         groups = self.pairs.by_length()
         found = torch.cat([self._losses_where(mask, changes, self.pairs.take(group)) for group in groups], -1)

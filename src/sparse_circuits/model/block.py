@@ -11,11 +11,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sparse_circuits.kernels import rms_norm_cpu, sink_attention
+from sparse_circuits.kernels import rms_norm_cpu, sink_attention, sparse_product
 from sparse_circuits.model.abs_topk import abs_topk
 from sparse_circuits.model.attention import Cache, attention_pattern, causal, up_to
 from sparse_circuits.model.config import AbsTopKSite, ModelConfig
 from sparse_circuits.model.taps import Mask, Tap
+
+NARROW, NARROW_SPARSE = 0.5, 0.125
+"""Share of a site's channels up to which it is faster to gather those that a mask keeps than to multiply all, or all nonzeros."""
 
 
 class Site:
@@ -38,7 +41,8 @@ class Site:
 
     def linear(self, name: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """weight @ (the activation at the site) + bias. Channels that a mask holds constant are folded into the bias."""
-        narrow = self.tap.narrow(self.prefix + name, x) if isinstance(self.tap, Mask) else None
+        few = NARROW_SPARSE if sparse_product.form_of(weight, x) is not None else NARROW
+        narrow = self.tap.narrow(self.prefix + name, x, few) if isinstance(self.tap, Mask) else None
         if narrow is None:
             return product(self(name, x), weight, bias)
         kept, masked, others = narrow
@@ -48,7 +52,10 @@ class Site:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """weight @ x + bias. Under autocast on a CPU the product alone is in bf16: what comes out has x's dtype again, since
-    AbsTopK, attention and norms have their kernels for fp32 there."""
+    AbsTopK, attention and norms have their kernels for fp32 there. A frozen sparse weight is multiplied by its nonzeros."""
+    form = sparse_product.form_of(weight, x)
+    if form is not None:
+        return sparse_product.sparse_product(x, form, bias)
     y = F.linear(x, weight, bias)
     return y.to(x.dtype) if y.device.type == "cpu" else y
 

@@ -109,11 +109,11 @@ class Mask:
         kept = self.kept.get(site)
         return self.values[site] if kept is not None and not len(kept) else None
 
-    def narrow(self, site: str, x: Float[Tensor, "B T w"]) -> tuple[Tensor, Tensor, Tensor] | None:
+    def narrow(self, site: str, x: Float[Tensor, "B T w"], most: float = 0.5) -> tuple[Tensor, Tensor, Tensor] | None:
         """(channels that any row keeps, their masked activation [B, T, n], the values [w] of all others, 0 at those kept);
-        None where they are not known, or not few enough to be worth it."""
+        None where they are not known, or more than a share `most` of all."""
         kept = self.kept.get(site)
-        if kept is None or 2 * len(kept) > x.shape[-1]:
+        if kept is None or len(kept) > most * x.shape[-1]:
             return None
         mask, values = self.masks[site].index_select(-1, kept).to(x.dtype), self.values[site]
         masked = torch.addcmul(values[kept] * (1 - mask), x.index_select(-1, kept), mask)

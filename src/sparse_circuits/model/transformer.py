@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sparse_circuits.model.attention import Cache, token_positions
-from sparse_circuits.model.block import Block, Context, Norm, Site, at
+from sparse_circuits.model.block import Block, Context, Norm, Site, at, product
 from sparse_circuits.model.config import ModelConfig
 from sparse_circuits.model.taps import Tap
 from sparse_circuits.sites import FINAL_SITE, split_site, start_sites
@@ -127,7 +127,7 @@ class SparseTransformer(nn.Module):
         if logits_at is not None:
             x = x if trim else at(x, logits_at)
             tokens = tokens.gather(1, logits_at[:, None])
-        logits = self.unembed(x)
+        logits = product(x, self.unembed.weight, None)
         logits = logits if self.logits_bias is None else logits + self.logits_bias
         if self.bigram is None and not site.wanted("bigram"):
             return logits

@@ -37,9 +37,11 @@ def learn_masks(
     progress: Progress = SILENT,
     *,
     least_loss: float = 0.0,
+    aim: float | None = None,
 ) -> Float[Tensor, "S N"]:
     """Returns tau of every seed after training; a node is kept where tau >= 0.
 
+    aim: the task loss that the price steers to (`PruneConfig.steer_to`), nats; None: the price is not steered.
     least_loss: where the model's own binary loss is below this, contrasts are scaled down until it equals it (see
     `PruneConfig.least_loss_share`), nats.
     """
@@ -55,7 +57,8 @@ def learn_masks(
         parameter.requires_grad_(False)
     try:
         scale = contrast_scale(model, pairs, least_loss) if config.loss_kind == "binary" else 1.0
-        aims = model_contrasts(model, pairs) if config.objective == "kl_to_model" else None
+        contrasts = model_contrasts(model, pairs) if config.objective == "kl_to_model" else None
+        steering = _Steering(aim, tau)
         with progress.bar("pruning", config.steps) as bar:
             for step in range(config.steps):
                 adam.param_groups[0]["lr"] = config.lr * _schedule(step, config)
@@ -65,9 +68,10 @@ def learn_masks(
                 kept = masks.sum(-1)
                 if config.stochastic_ablation:
                     masks = _partly_ablated(masks, draws)
-                aim = None if aims is None else aims[torch.cat(drawn).to(device)]
-                losses = _masked_losses(model, values, layout, masks, batch, config, scale, aim)
-                (losses + _price(step, config) * kept).sum().backward()
+                own = None if contrasts is None else contrasts[torch.cat(drawn).to(device)]
+                losses, task_losses = _masked_losses(model, values, layout, masks, batch, config, scale, own)
+                (losses + _price(step, config) * steering.factor * kept).sum().backward()
+                steering.update(task_losses, tau, kept)
                 _clip(tau, config.clip_rms)
                 adam.step()
                 adam.zero_grad()
@@ -77,7 +81,7 @@ def learn_masks(
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
-    return tau.detach().cpu()
+    return steering.chosen(tau).cpu()
 
 
 @torch.no_grad()
@@ -94,6 +98,44 @@ def contrast_scale(model: SparseTransformer, pairs: Pairs, least_loss: float) ->
         else:
             high = middle
     return low
+
+
+STEER_RATE = 0.04
+"""Largest change of the logarithm of a seed's price in one step."""
+STEER_MEMORY = 0.9
+"""Share of the running mean of a seed's task loss that stays from one step to the next."""
+STEER_MOST = 30.0
+"""The price is never more than this many times, nor less than one part in as many of, what `k_coef` says."""
+
+
+class _Steering:
+    """What multiplies each seed's price: it grows while the seed's task loss is below the aim, and shrinks above it.
+
+    A step changes its logarithm by `STEER_RATE` times (aim - loss) / aim, cut to [-1, 1], of the running mean of the loss. The
+    steered loss swings about the aim, and learning may end above it; so what counts is the state with the fewest nodes among
+    those in which the running mean was not above the aim (the last state, if there was none).
+    """
+
+    def __init__(self, aim: float | None, tau: Float[Tensor, "S N"]) -> None:
+        self.aim, self.factor = aim, torch.ones(len(tau), device=tau.device)
+        self.mean: Tensor | None = None
+        self.best = tau.detach().clone()
+        self.fewest = torch.full_like(self.factor, math.inf)
+
+    @torch.no_grad()
+    def update(self, losses: Float[Tensor, " S"], tau: Float[Tensor, "S N"], kept: Float[Tensor, " S"]) -> None:
+        """After a step's losses, of the masks that tau (not yet changed by the step) makes."""
+        if self.aim is None:
+            return
+        self.mean = losses if self.mean is None else STEER_MEMORY * self.mean + (1 - STEER_MEMORY) * losses
+        change = ((self.aim - self.mean) / self.aim).clamp(-1, 1)
+        self.factor = (self.factor * (STEER_RATE * change).exp()).clamp(1 / STEER_MOST, STEER_MOST)
+        better = (self.mean <= self.aim) & (losses <= self.aim) & (kept <= self.fewest)
+        self.best[better], self.fewest[better] = tau[better], kept[better]
+
+    def chosen(self, tau: Float[Tensor, "S N"]) -> Float[Tensor, "S N"]:
+        """The tau to go on with, every seed's own."""
+        return torch.where(self.fewest.isfinite()[:, None], self.best, tau.detach())
 
 
 def _schedule(step: int, config: PruneConfig) -> float:
@@ -116,24 +158,28 @@ def _masked_losses(
     batch: Pairs,
     config: PruneConfig,
     scale: float,
-    aim: Float[Tensor, "n 2"] | None,
-) -> Float[Tensor, " S"]:
-    """Loss of every seed's mask on its own part of the batch, the seeds' parts one after the other.
+    own: Float[Tensor, "n 2"] | None,
+) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
+    """What learning minimises, and the task loss, of every seed's mask on its own part of the batch, the seeds' parts one after
+    the other.
 
-    aim: the model's own contrasts on the batch, where the objective is to agree with them.
+    own: the model's own contrasts on the batch, where the objective is to agree with them.
     """
-    groups, found = batch.by_length(), []
+    groups, found, plain = batch.by_length(), [], []
     for group in groups:
         part, owner = batch.take(group), (group // config.batch_pairs).repeat_interleave(2)
         tap = Mask(layout.owned(masks, owner), {site: values[site] for site in layout.widths})
-        if aim is not None:
-            found.append(divergence(scale * aim[group.to(aim.device)], scale * contrast(model, part, tap)))
-        elif scale == 1.0:
+        if config.loss_kind != "binary":
             found.append(pair_losses(model, part, tap, config.loss_kind))
-        else:
-            found.append(binary_losses(scale * contrast(model, part, tap)))
-    losses = torch.cat(found)[torch.cat(groups).argsort()]
-    return losses.view(len(masks), -1).mean(-1)
+            plain.append(found[-1].detach())
+            continue
+        contrasts = contrast(model, part, tap)
+        plain.append(binary_losses(contrasts.detach()))
+        seen = scale * contrasts
+        found.append(binary_losses(seen) if own is None else divergence(scale * own[group.to(own.device)], seen))
+    order = torch.cat(groups).argsort()
+    losses, task_losses = (torch.cat(parts)[order].view(len(masks), -1).mean(-1) for parts in (found, plain))
+    return losses, task_losses
 
 
 @torch.no_grad()

@@ -31,6 +31,7 @@ from sparse_circuits.circuit.mask_scorer import MaskScorer
 from sparse_circuits.circuit.task_scores import with_usable
 from sparse_circuits.data.shards import Shards
 from sparse_circuits.data.tokenizer import tokenizer_hash
+from sparse_circuits.kernels.sparse_product import frozen
 from sparse_circuits.log import SILENT, Progress
 from sparse_circuits.model.folder import model_hash
 from sparse_circuits.model.transformer import SparseTransformer
@@ -77,7 +78,8 @@ class Problem:
     def model_loss(self) -> SplitLosses:
         """Loss of the whole model on the pairs behind every reported loss."""
         kind, splits = self.config.loss_kind, self.pairs
-        return SplitLosses(**{s: score(self.model, self.scorer(s).pairs, None, kind, None).loss for s in splits})
+        with torch.no_grad(), frozen(self.model):
+            return SplitLosses(**{s: score(self.model, self.scorer(s).pairs, None, kind, None).loss for s in splits})
 
 
 def prune(
@@ -137,9 +139,16 @@ def prune_seeds(
 
 def solve(problem: Problem, seeds: Sequence[int], progress: Progress = SILENT) -> tuple[Circuit, ...]:
     """Steps 2-6: one circuit per seed, in their order. Nothing is refused: a circuit may miss the target, as may the model."""
+    with frozen(problem.model):
+        return _solved(problem, seeds, progress)
+
+
+def _solved(problem: Problem, seeds: Sequence[int], progress: Progress) -> tuple[Circuit, ...]:
     config, train = problem.config, problem.pairs["train"]
     least_loss = config.least_loss_share * problem.target
-    tau = learn_masks(problem.model, problem.values, train, config, seeds, progress, least_loss=least_loss)
+    tau = learn_masks(
+        problem.model, problem.values, train, config, seeds, progress, least_loss=least_loss, aim=_aim(problem)
+    )
     finished: dict[bytes, Circuit] = {}
     found = []
     with torch.no_grad():
@@ -152,6 +161,14 @@ def solve(problem: Problem, seeds: Sequence[int], progress: Progress = SILENT) -
                 finished[key] = _finish(problem, active.float(), seed, progress)
             found.append(finished[key].replace(seed=seed))
     return tuple(found)
+
+
+def _aim(problem: Problem) -> float | None:
+    """The task loss at which learning is to stay. A model above the target leaves nothing between the two: then a share of it."""
+    share, own = problem.config.steer_to, problem.model_loss.train
+    if share is None:
+        return None
+    return own + share * (problem.target - own) if own < problem.target else share * problem.target
 
 
 def best(circuits: Sequence[Circuit]) -> Circuit:

@@ -35,6 +35,7 @@ from sparse_circuits.circuit.evaluate import (
     usable_tokens,
 )
 from sparse_circuits.circuit.mask_scorer import MaskScorer
+from sparse_circuits.kernels.sparse_product import frozen
 from sparse_circuits.log import SILENT, Progress
 from sparse_circuits.model.edge_weights import site_pairs
 from sparse_circuits.model.folder import model_hash
@@ -47,7 +48,7 @@ from sparse_circuits.tasks.pairs import Pairs
 from sparse_circuits.tasks.task import Task
 
 VAL_PAIRS = 256
-"""Validation pairs that every decision is made on."""
+"""Validation pairs that every decision about a circuit is made on whose recipe does not say how many chose its nodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,8 @@ class _Judge:
         self.circuit, self.model, self.pairs, self.target = circuit, model, pairs, target
         self.values = {site: value.to(device) for site, value in own_values(circuit).items()}
         self.layout = NodeLayout.of(model.widths)
-        self.val = pairs["val"].take(range(min(VAL_PAIRS, pairs["val"].n)))
+        given = circuit.recipe.get("val_pairs", VAL_PAIRS)  # those that chose its nodes: the target is held on one batch (D11)
+        self.val = pairs["val"].take(range(min(given, pairs["val"].n)))
         self.templates = torch.tensor([pair.template for pair in self.val.texts])
 
     def scorer(self, state: _State, pairs: Pairs) -> MaskScorer:
@@ -186,7 +188,7 @@ def refine(
     """
     judge = _judge(circuit, model, task, tokenizer)
     state = _State(nodes=circuit.nodes, edges=circuit.edges, cut=circuit.cut_edges)
-    with torch.no_grad():
+    with torch.no_grad(), frozen(model):
         before = judge.bound(state)
         if before > judge.target:
             raise ValueError(
@@ -210,7 +212,7 @@ def minimality(circuit: Circuit, model: SparseTransformer, task: Task, *, tokeni
     Raises ValueError as `refine` does for what does not fit.
     """
     judge = _judge(circuit, model, task, tokenizer)
-    with torch.no_grad():
+    with torch.no_grad(), frozen(model):
         return _removable(judge, _State(nodes=circuit.nodes, edges=circuit.edges, cut=circuit.cut_edges))
 
 
@@ -223,7 +225,7 @@ def with_minimality(circuit: Circuit, model: SparseTransformer, task: Task, *, t
         return circuit.replace(removable=None)
     judge = _judge(circuit, model, task, tokenizer)
     state = _State(nodes=circuit.nodes, edges=circuit.edges, cut=circuit.cut_edges)
-    with torch.no_grad():
+    with torch.no_grad(), frozen(model):
         return circuit.replace(removable=_removable(judge, state) if judge.holds(state) else None)
 
 
