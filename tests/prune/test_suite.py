@@ -47,6 +47,21 @@ def test_circuits_are_those_of_prune(suite: dict[str, Any], folder: Path, truth:
     assert found["median"] in found["seeds"] and found["missed"] is None
 
 
+def test_shipping_copies_the_refined_circuit_and_its_origins(
+    suite: dict[str, Any], folder: Path, tmp_path: Path
+) -> None:
+    assert main(["circuits", "ship", str(suite["out"]), "--out", str(tmp_path / "box")]) == 0
+    refined, copy = (
+        sc.load_circuit(suite["out"] / "closing_quote" / "refined"),
+        sc.load_circuit(tmp_path / "box" / "closing_quote"),
+    )
+    assert copy.nodes == refined.nodes and copy.edges == refined.edges and copy.cut_edges == refined.cut_edges
+    assert [path.name for path in (tmp_path / "box").iterdir()] == ["closing_quote"]
+    assert main(["circuit", "eval", str(tmp_path / "box" / "closing_quote"), "--json"]) == 0, "it finds model and task"
+    assert main(["circuits", "ship", str(tmp_path), "--out", str(tmp_path / "none")]) == 2
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_task_that_cannot_be_asked_is_listed(suite: dict[str, Any]) -> None:
     found = suite["tasks"]["lambda_func"]
     assert set(found) == {"reason"} and "\n" not in found["reason"] and "lambda_func" in found["reason"]

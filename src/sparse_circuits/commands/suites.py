@@ -116,3 +116,19 @@ def circuits_table(
         write_text(out, page)
     data = {"tasks": sparse["tasks"], "ratios": None if twin is None else ratios(sparse, twin), "file": out}
     return Output(data, page if out is None else f"table in {out}")
+
+
+def circuits_ship(folder: Where, out: str, common: Shared = DEFAULTS) -> Output:  # noqa: ARG001 (options of every verb)
+    """Copies the circuit of every task into one folder, refined where there is a refined one: how those in the box are made.
+
+    Args:
+        folder: Folder that `circuits run` made.
+        out: Folder of the copies, one per task.
+    """
+    from sparse_circuits.prune.suite import ship_circuits
+
+    found = ship_circuits(folder, out)
+    return Output(
+        {"circuits": {name: str(where) for name, where in found.items()}, "path": out},
+        f"{len(found)} circuits in {out}",
+    )

@@ -81,7 +81,9 @@ class _Judge:
         self.circuit, self.model, self.pairs, self.target = circuit, model, pairs, target
         self.values = {site: value.to(device) for site, value in own_values(circuit).items()}
         self.layout = NodeLayout.of(model.widths)
-        given = circuit.recipe.get("val_pairs", VAL_PAIRS)  # those that chose its nodes: the target is held on one batch (D11)
+        given = circuit.recipe.get(
+            "val_pairs", VAL_PAIRS
+        )  # those that chose its nodes: the target is held on one batch (D11)
         self.val = pairs["val"].take(range(min(given, pairs["val"].n)))
         self.templates = torch.tensor([pair.template for pair in self.val.texts])
 

@@ -234,6 +234,24 @@ class _Asking(NamedTuple):
         return {**sizes, "removable": left, **self.scores(circuit)}
 
 
+def ship_circuits(suite: str | Path, out: str | Path) -> dict[str, Path]:
+    """Copies the circuit of every task that has one to `out`/TASK, refined where refining went through, plain otherwise.
+
+    This is how the circuits in the box are made. What was there is replaced, task by task; a circuit that misses its target goes
+    along, since it says so itself. Returns task -> its new folder. Raises ValueError where there is no circuit.
+    """
+    found = {}
+    for file in sorted(Path(suite).glob("*/circuits.json")):
+        kinds = [kind for kind in reversed(KINDS) if (file.parent / kind / "circuit.json").is_file()]
+        if kinds:
+            found[file.parent.name] = load_circuit(file.parent / kinds[0])
+    if not found:
+        raise ValueError(f"no circuits in {suite}; give a folder that `circuits run` made")
+    for name, circuit in found.items():
+        circuit.located().save(Path(out) / name)
+    return {name: Path(out) / name for name in found}
+
+
 def _conclude(plan: _Plan, names: Sequence[str]) -> dict[str, Any]:
     """Joins everything that is known of the tasks into suite.json."""
     root = Path(plan.out)
