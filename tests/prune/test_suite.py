@@ -47,18 +47,19 @@ def test_circuits_are_those_of_prune(suite: dict[str, Any], folder: Path, truth:
     assert found["median"] in found["seeds"] and found["missed"] is None
 
 
-def test_shipping_copies_the_refined_circuit_and_its_origins(
-    suite: dict[str, Any], folder: Path, tmp_path: Path
-) -> None:
-    assert main(["circuits", "ship", str(suite["out"]), "--out", str(tmp_path / "box")]) == 0
-    refined, copy = (
-        sc.load_circuit(suite["out"] / "closing_quote" / "refined"),
-        sc.load_circuit(tmp_path / "box" / "closing_quote"),
-    )
-    assert copy.nodes == refined.nodes and copy.edges == refined.edges and copy.cut_edges == refined.cut_edges
-    assert [path.name for path in (tmp_path / "box").iterdir()] == ["closing_quote"]
-    assert main(["circuit", "eval", str(tmp_path / "box" / "closing_quote"), "--json"]) == 0, "it finds model and task"
+@pytest.mark.parametrize("kind", ["plain", "refined"])
+def test_shipping_copies_circuits_and_their_origins(suite: dict[str, Any], tmp_path: Path, kind: str) -> None:
+    box = tmp_path / "box"
+    assert main(["circuits", "ship", str(suite["out"]), "--out", str(box), "--kind", kind]) == 0
+    source, copy = sc.load_circuit(suite["out"] / "closing_quote" / kind), sc.load_circuit(box / "closing_quote")
+    assert copy.nodes == source.nodes and copy.edges == source.edges and copy.cut_edges == source.cut_edges
+    assert [path.name for path in box.iterdir()] == ["closing_quote"]
+    assert main(["circuit", "eval", str(box / "closing_quote"), "--json"]) == 0, "it finds model and task"
+
+
+def test_shipping_refuses_what_it_cannot_ship(suite: dict[str, Any], tmp_path: Path) -> None:
     assert main(["circuits", "ship", str(tmp_path), "--out", str(tmp_path / "none")]) == 2
+    assert main(["circuits", "ship", str(suite["out"]), "--out", str(tmp_path / "none"), "--kind", "best"]) == 2
     assert not (tmp_path / "none").exists()
 
 

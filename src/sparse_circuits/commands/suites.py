@@ -118,17 +118,20 @@ def circuits_table(
     return Output(data, page if out is None else f"table in {out}")
 
 
-def circuits_ship(folder: Where, out: str, common: Shared = DEFAULTS) -> Output:  # noqa: ARG001 (options of every verb)
-    """Copies the circuit of every task into one folder, refined where there is a refined one: how those in the box are made.
+def circuits_ship(
+    folder: Where,
+    out: str,
+    kind: str = "plain",
+    common: Shared = DEFAULTS,  # noqa: ARG001 (options of every verb)
+) -> Output:
+    """Copies the circuit of every task into one folder: how the circuits in the box are made.
 
     Args:
         folder: Folder that `circuits run` made.
         out: Folder of the copies, one per task.
+        kind: plain or refined.
     """
     from sparse_circuits.prune.suite import ship_circuits
 
-    found = ship_circuits(folder, out)
-    return Output(
-        {"circuits": {name: str(where) for name, where in found.items()}, "path": out},
-        f"{len(found)} circuits in {out}",
-    )
+    found = {name: str(where) for name, where in ship_circuits(folder, out, kind).items()}
+    return Output({"circuits": found, "path": out}, f"{len(found)} circuits in {out}")

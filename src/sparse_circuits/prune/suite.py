@@ -234,17 +234,20 @@ class _Asking(NamedTuple):
         return {**sizes, "removable": left, **self.scores(circuit)}
 
 
-def ship_circuits(suite: str | Path, out: str | Path) -> dict[str, Path]:
-    """Copies the circuit of every task that has one to `out`/TASK, refined where refining went through, plain otherwise.
+def ship_circuits(suite: str | Path, out: str | Path, kind: str = "plain") -> dict[str, Path]:
+    """Copies the circuit of every task that has one to `out`/TASK.
 
     This is how the circuits in the box are made. What was there is replaced, task by task; a circuit that misses its target goes
-    along, since it says so itself. Returns task -> its new folder. Raises ValueError where there is no circuit.
+    along, since it says so itself. kind: plain or refined; a task without a refined circuit gives its plain one. Returns task ->
+    its new folder. Raises ValueError for another kind, or where there is no circuit.
     """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}; allowed: {', '.join(KINDS)}")
     found = {}
     for file in sorted(Path(suite).glob("*/circuits.json")):
-        kinds = [kind for kind in reversed(KINDS) if (file.parent / kind / "circuit.json").is_file()]
-        if kinds:
-            found[file.parent.name] = load_circuit(file.parent / kinds[0])
+        there = [file.parent / name for name in (kind, "plain") if (file.parent / name / "circuit.json").is_file()]
+        if there:
+            found[file.parent.name] = load_circuit(there[0])
     if not found:
         raise ValueError(f"no circuits in {suite}; give a folder that `circuits run` made")
     for name, circuit in found.items():

@@ -1,6 +1,36 @@
-"""The verb that tries what a circuit predicts on the whole model."""
+"""The verbs for reading a circuit: what its nodes do on one pair of prompts, and what it predicts of the whole model."""
 
 from sparse_circuits.commands.common import DEFAULTS, Output, Shared, Where, open_circuit
+
+
+def circuit_trace(
+    folder: Where,
+    pair: int = 0,
+    split: str = "test",
+    out: str | None = None,
+    model: str | None = None,
+    task: str | None = None,
+    common: Shared = DEFAULTS,
+) -> Output:
+    """Traces a pair of prompts through a circuit: every node where the prompts part and at the end, every weight, every head.
+
+    Args:
+        folder: Circuit folder.
+        pair: Which pair; --seed draws others.
+        split: Where it comes from: train, val or test.
+        out: Markdown file to write.
+        model: Model folder; the one the circuit names by default.
+        task: Name of a task, or its .jsonl file; the one the circuit names by default.
+    """
+    from sparse_circuits.explain.trace import trace, trace_page
+    from sparse_circuits.files import write_text
+
+    circuit, loaded, found_task, tokenizer = open_circuit(folder, model, common, task)
+    found = trace(circuit, loaded, found_task, tokenizer, pair=pair, split=split, seed=common.seed)
+    page = trace_page(found)
+    if out is not None:
+        write_text(out, page)
+    return Output({**found.to_dict(), "file": out}, page if out is None else f"trace in {out}")
 
 
 def circuit_attack(
