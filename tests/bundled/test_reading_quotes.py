@@ -1,8 +1,6 @@
 """docs/circuits/single_double_quote.md: every claim is an intervention, in the circuit and in the whole model."""
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -10,10 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sparse_circuits as sc
-from sparse_circuits.circuit.evaluate import binary_losses, circuit_tap, contrast, usable_tokens
-from sparse_circuits.cli import main
-from sparse_circuits.model.taps import Chain, Record, Tap
-from sparse_circuits.tasks.pairs import Pairs
+from bundled.readings import Way, open_way, right
+from sparse_circuits.circuit.evaluate import binary_losses
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "circuits"
 SITES = ("0.mlp.post_act", "1.attn.act_in", "1.attn.q", "1.attn.k", "1.attn.v", "1.attn.pattern", "2.mlp.post_act")
@@ -22,65 +18,9 @@ HEAD, QUERY, VALUES = 11, 177, (181, 182, 185, 186)
 INHIBITORS = (149, 306)
 
 
-class Change:
-    """Functions of the activation at some sites."""
-
-    def __init__(self, at: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
-        self.at = at
-
-    def wants(self, site: str) -> bool:
-        return site in self.at
-
-    def __call__(self, site: str, x: Tensor) -> Tensor:
-        return self.at[site](x.clone())
-
-
-class Way(NamedTuple):
-    """The circuit or the whole model on the same pairs."""
-
-    model: Any
-    pairs: Pairs
-    mask: Tap | None
-    acts: Mapping[str, Tensor]
-    contrasts: Tensor
-    opening: Tensor
-    """Where the two prompts part, per row."""
-
-    @property
-    def rows(self) -> Tensor:
-        return torch.arange(2 * self.pairs.n)
-
-    def at_opening(self, site: str, channel: int) -> Tensor:
-        """[n, 2]: A and B."""
-        return self.acts[site][self.rows, self.opening, channel].view(-1, 2)
-
-    @torch.no_grad()
-    def changed(self, **at: Callable[[Tensor], Tensor]) -> Tensor:
-        """z_A - z_B [n, 2] with changes; a site's dots are written as underscores twice."""
-        change = Change({site.replace("__", "."): function for site, function in at.items()})
-        return contrast(self.model, self.pairs, change if self.mask is None else Chain(self.mask, change))
-
-
 @pytest.fixture(scope="module", params=["circuit", "model"])
 def way(request: pytest.FixtureRequest) -> Way:
-    circuit, model = sc.load_circuit("bundled/single_double_quote"), sc.load_model("bundled")
-    tokenizer, task = sc.load_tokenizer("bundled"), sc.load_task("single_double_quote")
-    pairs = task.pairs("test", 128, tokenizer, usable=usable_tokens(model))
-    mask = circuit_tap(circuit, model) if request.param == "circuit" else None
-    assert circuit.cut_edges == ()
-    seen = Record(SITES)
-    with torch.no_grad():
-        z = contrast(model, pairs, seen if mask is None else Chain(mask, seen))
-    opening = (pairs.tokens[:, 0] != pairs.tokens[:, 1]).int().argmax(-1).repeat_interleave(2)
-    return Way(model, pairs, mask, seen.acts, z, opening)
-
-
-def accuracy(z: Tensor) -> float:
-    return float(((z[:, 0] > 0).float().mean() + (z[:, 1] < 0).float().mean()) / 2)
-
-
-def is_circuit(way: Way) -> bool:
-    return way.mask is not None
+    return open_way("single_double_quote", request.param == "circuit", SITES)
 
 
 def test_neurons_prefer_one_quote_and_answer_to_both(way: Way) -> None:
@@ -103,29 +43,22 @@ def test_the_query_is_constant(way: Way) -> None:
         x[..., QUERY] = mean
         return x
 
-    before, after = (float(binary_losses(z).mean()) for z in (way.contrasts, way.changed(**{"1__attn__q": held})))
+    before, after = (float(binary_losses(z).mean()) for z in (way.contrasts, way.changed({"1.attn.q": held})))
     assert after <= before + 0.002
 
 
 def test_the_head_looks_at_the_opening(way: Way) -> None:
-    looks = way.acts["1.attn.pattern"][way.rows, HEAD, way.pairs.last]
+    looks = way.looks(1, HEAD)
     assert torch.equal(looks[:, :-1].argmax(-1), way.opening)
     weight = float(looks[way.rows, way.opening].mean())
-    assert weight == pytest.approx(0.45 if is_circuit(way) else 0.93, abs=0.01)
+    assert weight == pytest.approx(0.45 if way.is_circuit else 0.93, abs=0.01)
     key = way.acts["1.attn.k"][way.rows, way.opening, QUERY]
     assert float(key.max()) < -0.9
 
 
 def test_exchanged_values_turn_the_answers_around(way: Way) -> None:
-    other, values = way.rows ^ 1, way.acts["1.attn.v"]
-
-    def exchanged(x: Tensor) -> Tensor:
-        for channel in VALUES:
-            x[way.rows, way.opening, channel] = values[other, way.opening[other], channel]
-        return x
-
-    assert accuracy(way.contrasts) > 0.98
-    assert accuracy(way.changed(**{"1__attn__v": exchanged})) < 0.02
+    assert min(right(way.contrasts)) > 0.98
+    assert max(right(way.changed({"1.attn.v": way.exchanged("1.attn.v", VALUES)}))) < 0.03
 
 
 def test_inhibition_serves_the_single_quote_only(way: Way) -> None:
@@ -137,18 +70,12 @@ def test_inhibition_serves_the_single_quote_only(way: Way) -> None:
         x[..., list(INHIBITORS)] = silent
         return x
 
-    z, held_z = way.contrasts, way.changed(**{"2__mlp__post_act": held})
+    z, held_z = way.contrasts, way.changed({"2.mlp.post_act": held})
     single = [float(F.softplus(-found[:, 0]).mean()) for found in (z, held_z)]
     double = [float(F.softplus(found[:, 1]).mean()) for found in (z, held_z)]
     assert single[1] > single[0] + 0.01 and double[1] == pytest.approx(double[0], abs=1e-3)
-    if is_circuit(way):
+    if way.is_circuit:
         assert single == pytest.approx([0.19, 0.50], abs=0.01)
-
-
-def test_the_trace_is_what_the_command_writes(tmp_path: Path) -> None:
-    given = ["circuit", "trace", "bundled/single_double_quote", "--out", str(tmp_path / "trace.md")]
-    assert main(given) == 0
-    assert (tmp_path / "trace.md").read_text() == (DOCS / "single_double_quote_trace.md").read_text()
 
 
 def test_sizes_and_losses_in_the_text_are_the_circuits() -> None:
