@@ -54,9 +54,11 @@ def tree_paths(lines: list[str]) -> set[str]:
 
 
 def actual_tree(package: Path) -> set[str]:
-    """Every folder and every .py file of the package; a folder's __init__.py goes without saying."""
+    """Every folder and every .py file of the package; a folder's __init__.py goes without saying, as do the parts of a folder
+    of data."""
     paths = [path.relative_to(package) for path in package.rglob("*") if "__pycache__" not in path.parts]
-    folders = {f"{path.as_posix()}/" for path in paths if (package / path).is_dir()}
+    code = [path for path in paths if (package / path).is_dir() and any((package / path).parent.glob("*.py"))]
+    folders = {f"{path.as_posix()}/" for path in code}
     return folders | {path.as_posix() for path in paths if path.suffix == ".py" and path.name != "__init__.py"}
 
 

@@ -226,6 +226,27 @@ def test_prune_and_the_circuit_verbs(place: Path, pruned: dict[str, Any], tmp_pa
     assert Path(page["file"]).read_text("utf-8").startswith("<!") and not leftovers(tmp_path)
 
 
+def test_validate_and_the_page_that_shows_it(place: Path, pruned: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(place / "known", tmp_path / "known")
+    shutil.copytree(place / "circuit", tmp_path / "circuit")
+    shutil.copy(place / "task.jsonl", tmp_path / "task.jsonl")
+    options = ("validate", tmp_path / "circuit", "--quick", "--pairs", 4)
+    found = data_of(*options)
+    assert found["verdict"] in ("faithful", "unfaithful") and found["path"] == str(tmp_path / "circuit" / "card_quick")
+    metrics = found["metrics"]
+    assert set(metrics) > {"agreement", "faithfulness", "necessity", "roles", "shifted_splits"}
+    assert all(set(row) > {"value", "interval", "control", "threshold", "pass", "reason"} for row in metrics.values())
+    assert metrics["sufficiency"]["value"] == pytest.approx(pruned["loss"]["test"], abs=0.05)
+    said = run(*options, "--quiet")  # from what is stored
+    assert said.code == 0 and f"verdict: {found['verdict']}" in said.out and "F14  shifted_splits" in said.out
+    page = data_of("report", tmp_path / "circuit", "--out", tmp_path / "page.html")
+    assert f'"card":{{"verdict":"{found["verdict"]}"' in Path(page["file"]).read_text("utf-8")
+    refused(*options[:-1], 5, words="card with another pairs|--out")
+    refused(*options, "--controls", "seeds,nosense", words="unknown control 'nosense'|nonsense")
+    refused("validate", tmp_path / "circuit", "--pairs", 1, words="at least 2")
+    assert not leftovers(tmp_path) and not (tmp_path / "circuit" / "card").exists()
+
+
 def test_a_circuit_still_finds_model_and_own_task_when_all_move_together(
     place: Path, pruned: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -251,6 +272,7 @@ def test_a_circuit_still_finds_model_and_own_task_when_all_move_together(
         (("circuit", "show", "nowhere"), "nowhere"),
         (("circuit", "eval", "nowhere"), "nowhere"),
         (("report", "nowhere"), "nowhere"),
+        (("validate", "nowhere"), "nowhere"),
         (("generate", "--model", "nowhere", "--prompt", "x"), "no model at nowhere"),
         (("model", "reference", "--model", "nowhere", "--data", "nowhere"), "no folder nowhere|data build"),
         (("tasks", "eval", "--model", "nowhere"), "no model at nowhere"),

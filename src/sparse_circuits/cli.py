@@ -28,8 +28,10 @@ from sparse_circuits.commands import (
     frontier,
     models,
     published,
+    reading,
     suites,
     tasks,
+    validate,
 )
 from sparse_circuits.commands.common import Output
 
@@ -55,12 +57,16 @@ VERBS: dict[str, Callable[..., Output]] = {
     "circuit show": circuits.circuit_show,
     "circuit eval": circuits.circuit_eval,
     "circuit refine": circuits.circuit_refine,
+    "circuit trace": reading.circuit_trace,
+    "circuit attack": reading.circuit_attack,
     "circuit export": exports.circuit_export,
     "circuit import": published.circuit_import,
     "circuits run": suites.circuits_run,
     "circuits table": suites.circuits_table,
+    "circuits ship": suites.circuits_ship,
     "frontier run": frontier.frontier_run,
     "frontier show": frontier.frontier_show,
+    "validate": validate.validate,
     "report": circuits.report,
     "bench": bench.bench,
 }

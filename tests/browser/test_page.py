@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from sparse_circuits.viz.card_view import card_view
 from sparse_circuits.viz.document import Document, build_document
 from sparse_circuits.viz.page import write_page
+from validate.cards import card_of
 from viz.made_up import made_up
 
 pytestmark = pytest.mark.browser
@@ -143,3 +145,24 @@ def test_a_narrow_screen_does_not_scroll_sideways(browser: Any, file: Path) -> N
     page = Visit(browser, file).page
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_report_card_is_shown_where_there_is_one(
+    browser: Any, file: Path, document: Document, tmp_path: Path
+) -> None:
+    assert not Visit(browser, file).page.locator("#card-section").is_visible()
+    card = card_view(card_of(made_up().circuit, relaxation="fail", mined="not applicable"))
+    rows = tuple(row.replace(reason=HOSTILE) for row in card.rows)
+    visit = Visit(browser, write_page(document.replace(card=card.replace(rows=rows)), tmp_path / "card.html"))
+    page = visit.page
+    assert page.locator("#card-section .verdict").inner_text() == "unfaithful"
+    assert page.locator(".report-card tbody tr").count() == len(rows)
+    failed = page.locator(".report-card tr.fail")
+    assert failed.count() == 1 and "relaxation" in failed.inner_text() and "0.1 to 0.333" in failed.inner_text()
+    assert page.locator(".report-card tr.not-applicable .outcome").inner_text() == "n/a"
+    failed.locator("summary").click()
+    assert HOSTILE in failed.locator("p").inner_text() and page.locator("img").count() == 0
+    assert page.get_by_role("link", name="report card: unfaithful").count() == 1
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert visit.problems == []

@@ -78,6 +78,8 @@ SMALL = tuple(
     )
 )
 """The circuit of the small model."""
+BLIND = tuple(node for node in SMALL if str(node) not in ("0.attn.act_in[2]", "0.attn.k[0]"))
+"""That circuit without what its head looks for."""
 
 
 @cache

@@ -125,6 +125,8 @@ def test_completeness_and_minimality_by_hand(true: Subject) -> None:
     effects = minimality(true).effects
     assert tuple(effect.node for effect in effects) == true.nodes
     base = loss_by_hand(true, true.nodes)
+    some = minimality(true, most=5)  # 12 nodes: every third
+    assert some.effects == effects[::3] and some.idle_share == minimality(true).idle_share
     for effect in (effects[0], effects[-2]):
         rise = loss_by_hand(true, set(true.nodes) - {effect.node}) - base
         assert effect.effect.value == pytest.approx(rise, abs=1e-5)

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from sparse_circuits.validate.card_folder import CardFolder
+from sparse_circuits.viz.card_table import card_text
 from sparse_circuits.viz.document import Document, build_document
 from sparse_circuits.viz.page import MODULES, STYLES, asset, embed_json, join_modules, render_page, report
+from validate.cards import card_of
 from viz.made_up import made_up
 
 HOSTILE = "</script><img src=x onerror=alert(1)><!--<script>&amp;\u2028\u2029\"'"
@@ -66,6 +69,44 @@ def test_assets_are_small_and_all_used() -> None:
     folder = Path(__file__).parents[2] / "src" / "sparse_circuits" / "viz" / "assets"
     assert {path.name for path in folder.iterdir()} == {*MODULES, *STYLES, "page.html"}
     assert all(len(asset(name).splitlines()) <= 350 for name in (*MODULES, *STYLES))
+
+
+def test_the_page_of_a_validated_circuit_holds_its_card(tmp_path: Path) -> None:
+    given = made_up()
+    circuit = given.circuit.replace(folder=tmp_path)
+    assert build_document(*given, n_pairs=1).card is None
+    card = card_of(circuit, relaxation="fail", mined="not applicable")
+    CardFolder.open(tmp_path / "card", circuit, {}).conclude(card)
+    document = build_document(circuit, *given[1:], n_pairs=1)
+    shown = document.card
+    assert shown and shown.verdict == "unfaithful" and shown.reasons == card.reasons and shown.seconds == 8.5
+    assert [row.name for row in shown.rows] == list(card.rows)
+    rows = {row.name: row for row in shown.rows}
+    assert rows["relaxation"].value == (0.125, 0.1, 1 / 3) and rows["relaxation"].outcome == "fail"
+    assert rows["mined"].value is None and rows["mined"].control_name is None
+    assert Document.from_dict(json.loads(document.model_dump_json())) == document
+    page = render_page(document)
+    assert 'id="card-section"' in page and "made up for relaxation" in page
+    assert build_document(*given, n_pairs=1, card=card).card == shown  # or given by hand
+
+
+def test_the_card_for_a_terminal() -> None:
+    text = card_text(card_of(made_up().circuit, relaxation="fail", mined="not applicable"))
+    lines = {line.split()[1]: line for line in text.splitlines() if line.startswith("F")}
+    assert "\x1b" not in text and set(lines) > {"agreement", "shifted_splits", "selectivity"}
+    assert lines["relaxation"].split() == [
+        "F9a",
+        "relaxation",
+        "0.125",
+        "[0.1,",
+        "0.333]",
+        "0.125",
+        "at",
+        "most",
+        "0.2",
+        "FAIL",
+    ]
+    assert lines["mined"].split()[-1] == "n/a" and "verdict: unfaithful\n- relaxation fails: made up" in text
 
 
 def test_report_writes_one_file(tmp_path: Path) -> None:

@@ -47,26 +47,13 @@ def open_circuit(folder: str, model: str | None, common: Common, task: str | Non
     model, task: what to use in place of what the circuit names. Raises ValueError if it has no ablation values.
     """
     from sparse_circuits.circuit.circuit import load_circuit
-    from sparse_circuits.circuit.evaluate import check_origin, own_values, resolve
-    from sparse_circuits.data.tokenizer import tokenizer_hash
-    from sparse_circuits.hub.load import load_model, load_tokenizer
-    from sparse_circuits.model.folder import model_hash
-    from sparse_circuits.tasks.load import load_task, task_names
+    from sparse_circuits.circuit.evaluate import own_values
+    from sparse_circuits.hub.origins import load_origins
 
     circuit = load_circuit(folder)
-    own_values(circuit)
-    where = model or str(resolve(circuit, circuit.model.where))
-    loaded, tokenizer = load_model(where, usable_device(common.device)), load_tokenizer(where)
-    named = circuit.task_origin.where
-    if task is None and circuit.task_origin.hash is None and named not in task_names():
-        raise ValueError(
-            f"this imported circuit is for the task {circuit.task!r}, which this library does not have; give it with --task"
-        )
-    loaded_task = load_task(task or (named if named in task_names() else resolve(circuit, named)))
-    check_origin("model", circuit.model.hash, model_hash(loaded))
-    check_origin("tokenizer", circuit.tokenizer.hash, tokenizer_hash(tokenizer))
-    check_origin("task", circuit.task_origin.hash, loaded_task.hash)
-    return circuit, loaded, loaded_task, tokenizer
+    own_values(circuit)  # before a device is asked for
+    found = load_origins(circuit, model=model, task=task, device=usable_device(common.device))
+    return circuit, found.model, found.task, found.tokenizer
 
 
 def headline(summary: dict[str, Any]) -> str:

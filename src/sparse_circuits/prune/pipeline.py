@@ -6,9 +6,7 @@ the logits go if the target still holds without them. 5. Calibrate on training p
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +14,14 @@ import torch
 from torch import Tensor
 
 from sparse_circuits.bundled.folders import bundled_name
-from sparse_circuits.circuit.ablation import Reference, ablation_values, load_reference, measure_reference
+from sparse_circuits.circuit.ablation import Reference
 from sparse_circuits.circuit.circuit import Calibration, Circuit, Origin, SplitLosses
 from sparse_circuits.circuit.edges import EdgeSet, find_edges
 from sparse_circuits.circuit.evaluate import (
-    EVAL_PAIRS,
     binary_losses,
-    check_tokenizer,
     contrast,
     score,
-    usable_tokens,
 )
-from sparse_circuits.circuit.mask_scorer import MaskScorer
-from sparse_circuits.circuit.task_scores import with_usable
 from sparse_circuits.data.shards import Shards
 from sparse_circuits.data.tokenizer import tokenizer_hash
 from sparse_circuits.kernels.sparse_product import frozen
@@ -39,47 +32,8 @@ from sparse_circuits.prune.calibrate import calibrate
 from sparse_circuits.prune.config import PruneConfig
 from sparse_circuits.prune.discretize import Chosen, Losses, choose, mean_and_error, node_effects
 from sparse_circuits.prune.learn import learn_masks
-from sparse_circuits.prune.mask import NodeLayout
-from sparse_circuits.tasks.pairs import Pairs
-from sparse_circuits.tasks.task import Task, UnusableTokens
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """What steps 2-6 start from. target: nats. values: ablation values, site -> Float[width]. pairs: of train, val and test.
-
-    The controls of a report card change parts of it with `dataclasses.replace`."""
-
-    model: SparseTransformer
-    task: Task
-    tokenizer: Any
-    config: PruneConfig
-    target: float
-    values: Mapping[str, Tensor]
-    reference: Reference | None
-    pairs: Mapping[str, Pairs]
-
-    @property
-    def layout(self) -> NodeLayout:
-        return NodeLayout.of(self.model.widths)
-
-    def scorer(self, split: str, n: int = EVAL_PAIRS) -> MaskScorer:
-        """Scores masks on the first n pairs of a split."""
-        pairs = self.pairs[split]
-        return MaskScorer(
-            model=self.model,
-            layout=self.layout,
-            values=self.values,
-            pairs=pairs.take(range(min(n, pairs.n))),
-            kind=self.config.loss_kind,
-        )
-
-    @cached_property
-    def model_loss(self) -> SplitLosses:
-        """Loss of the whole model on the pairs behind every reported loss."""
-        kind, splits = self.config.loss_kind, self.pairs
-        with torch.no_grad(), frozen(self.model):
-            return SplitLosses(**{s: score(self.model, self.scorer(s).pairs, None, kind, None).loss for s in splits})
+from sparse_circuits.prune.problem import Problem, prepare
+from sparse_circuits.tasks.task import Task
 
 
 def prune(
@@ -147,7 +101,7 @@ def _solved(problem: Problem, seeds: Sequence[int], progress: Progress) -> tuple
     config, train = problem.config, problem.pairs["train"]
     least_loss = config.least_loss_share * problem.target
     tau = learn_masks(
-        problem.model, problem.values, train, config, seeds, progress, least_loss=least_loss, aim=_aim(problem)
+        problem.model, problem.values, train, config, seeds, progress, least_loss=least_loss, aim=problem.aim
     )
     finished: dict[bytes, Circuit] = {}
     found = []
@@ -161,14 +115,6 @@ def _solved(problem: Problem, seeds: Sequence[int], progress: Progress) -> tuple
                 finished[key] = _finish(problem, active.float(), seed, progress)
             found.append(finished[key].replace(seed=seed))
     return tuple(found)
-
-
-def _aim(problem: Problem) -> float | None:
-    """The task loss at which learning is to stay. A model above the target leaves nothing between the two: then a share of it."""
-    share, own = problem.config.steer_to, problem.model_loss.train
-    if share is None:
-        return None
-    return own + share * (problem.target - own) if own < problem.target else share * problem.target
 
 
 def best(circuits: Sequence[Circuit]) -> Circuit:
@@ -197,60 +143,6 @@ def _val_and_target(circuit: Circuit) -> tuple[float, float]:
             f"the circuit of {circuit.task} has no validation loss or target; give circuits that were pruned here"
         )
     return losses.val, circuit.target_loss
-
-
-def prepare(
-    model: SparseTransformer,
-    task: Task,
-    tokenizer: Any,
-    target: float,
-    config: PruneConfig,
-    reference: str | Path | Reference | Shards | None,
-) -> Problem:
-    """Draws pairs, finds ablation values. Raises ValueError as `prune` does, but takes a model that misses the target."""
-    if not target > 0:
-        raise ValueError(f"target_loss must be above 0 nats, given {target}")
-    check_tokenizer(model, tokenizer)
-    if isinstance(reference, Shards):
-        reference.check_tokenizer(tokenizer)
-    found = _reference(model, reference, config)
-    usable = usable_tokens(model)
-    counts = {"train": config.train_pairs, "val": max(config.val_pairs, EVAL_PAIRS), "test": EVAL_PAIRS}
-    device = next(model.parameters()).device
-    try:
-        pairs = {split: task.pairs(split, n, tokenizer, usable=usable).to(device) for split, n in counts.items()}
-    except UnusableTokens as error:
-        raise with_usable(error, tokenizer) from None
-    values = ablation_values(model, config.ablation, found, pairs["train"])
-    return Problem(
-        model=model,
-        task=task,
-        tokenizer=tokenizer,
-        config=config,
-        target=target,
-        values={site: value.to(device) for site, value in values.items()},
-        reference=found,
-        pairs=pairs,
-    )
-
-
-def _reference(
-    model: SparseTransformer, given: str | Path | Reference | Shards | None, config: PruneConfig
-) -> Reference | None:
-    if config.ablation != "mean_pretrain":
-        return None
-    if isinstance(given, Reference):
-        if given.model_hash != model_hash(model):
-            raise ValueError("these reference values were measured on another model; measure them on this one")
-        return given
-    if isinstance(given, Shards):
-        return measure_reference(model, given)
-    where = given or model.source
-    if where is None:
-        raise ValueError(
-            "this model was not loaded from a folder, so give reference=: a model folder, a file, or token shards"
-        )
-    return load_reference(where, model)
 
 
 def _finish(problem: Problem, active: Tensor, seed: int, progress: Progress) -> Circuit:

@@ -132,6 +132,8 @@ class AgainstRandom:
     """How many standard deviations of the random sets the circuit is better than their mean; None where all score alike."""
     sets: int
     """Random sets."""
+    as_good: int
+    """How many of them do as well as the circuit, or better."""
 
 
 @torch.no_grad()
@@ -163,6 +165,7 @@ def _against(resampling: Resampling, own: Tensor, others: Float[Tensor, "K n"], 
         random=resampling.over_draws(others),
         z=ahead / spread if spread > 1e-6 else None,
         sets=len(others),
+        as_good=int((better * (scores - own.double().mean()) >= -1e-6).sum()),
     )
 
 
@@ -218,7 +221,7 @@ class Minimality:
     """What each node of the circuit adds (F5)."""
 
     effects: tuple[NodeEffect, ...]
-    """One per node, in forward order."""
+    """One per node asked for, in forward order."""
     idle: tuple[Node, ...]
     """Nodes whose effect is at most `eps`."""
     idle_share: Estimate | None
@@ -228,17 +231,22 @@ class Minimality:
 
 
 @torch.no_grad()
-def minimality(subject: Subject, *, eps: float = IDLE) -> Minimality:
-    """F5: one node at a time. (What could go without missing the target is `prune.refine.minimality`.)"""
+def minimality(subject: Subject, *, eps: float = IDLE, most: int | None = None) -> Minimality:
+    """F5: one node at a time. (What could go without missing the target is `prune.refine.minimality`.)
+
+    most: nodes that are asked for, spread evenly over the circuit; None: all.
+    """
     if not subject.nodes:
         return Minimality(effects=(), idle=(), idle_share=None, eps=eps)
     inside = subject.kept.nonzero().flatten()
+    step = 1 if most is None else -(-len(inside) // most)
+    inside, nodes = inside[::step], subject.nodes[::step]
     rises = torch.cat([subject.losses(_without(subject.kept, part), cut=1.0) for part in inside.split(MASKS_AT_ONCE)])
     rises = (rises - subject.circuit_losses()).double()
     effects = tuple(map(subject.resampling.mean, rises))
     return Minimality(
-        effects=tuple(NodeEffect(node=node, effect=e) for node, e in zip(subject.nodes, effects, strict=True)),
-        idle=tuple(node for node, e in zip(subject.nodes, effects, strict=True) if e.value <= eps),
+        effects=tuple(NodeEffect(node=node, effect=e) for node, e in zip(nodes, effects, strict=True)),
+        idle=tuple(node for node, e in zip(nodes, effects, strict=True) if e.value <= eps),
         idle_share=subject.resampling.estimate(lambda weights: (means(rises, weights) <= eps).double().mean(-1)),
         eps=eps,
     )

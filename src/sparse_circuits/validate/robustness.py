@@ -177,19 +177,21 @@ def shifted_splits(subject: Subject) -> ShiftedSplits:
     splits, unusable = {}, {}
     for split in subject.task.shifted:
         try:
-            splits[split] = _scored(subject.on(split))
+            splits[split] = scored(subject.on(split))
         except UnusableTokens as error:
             unusable[split] = str(error)
     gaps = [score.accuracy_gap for score in splits.values()]
     return ShiftedSplits(
-        own=_scored(subject),
+        own=scored(subject),
         splits=splits,
         largest_gap=max(gaps, key=lambda gap: gap.value, default=None),
         unusable=unusable,
     )
 
 
-def _scored(subject: Subject) -> ShiftedScore:
+@torch.no_grad()
+def scored(subject: Subject) -> ShiftedScore:
+    """Model and circuit on the subject's own pairs."""
     resampling = subject.resampling
     right = [subject.per_pair(lambda pairs, c=circuit: _right(subject, pairs, c)).double() for circuit in (False, True)]
     losses = subject.model_losses(), subject.circuit_losses()

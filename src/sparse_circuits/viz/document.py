@@ -17,10 +17,14 @@ from sparse_circuits.circuit.edges import residual_links
 from sparse_circuits.config import Config
 from sparse_circuits.data.tokenizer import token_text
 from sparse_circuits.explain.examples import Example, HeadHeat, NodeHeat, TaskHeat, head_of, task_heat
+from sparse_circuits.json_values import finite, plain
 from sparse_circuits.model.edge_weights import site_biases
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.sites import FINAL_SITE, Node, TokenEdge, node_sites, split_site
 from sparse_circuits.tasks.task import Task
+from sparse_circuits.validate.card import ReportCard
+from sparse_circuits.validate.card_folder import card_beside
+from sparse_circuits.viz.card_view import CardView, card_view
 
 FORMAT_VERSION = 1
 Rows = tuple[tuple[float | None, ...], ...]
@@ -198,6 +202,8 @@ class Document(Config):
     heads: tuple[HeadView, ...]
     sink: bool
     """Whether attention patterns end in a sink column."""
+    card: CardView | None = None
+    """The report card; None for a circuit that was not validated."""
 
 
 def build_document(
@@ -209,8 +215,14 @@ def build_document(
     n_pairs: int = 6,
     split: str = "test",
     seed: int = 0,
+    card: ReportCard | None = None,
 ) -> Document:
-    """Records the examples and puts everything into view form. Raises ValueError as `task_heat` does."""
+    """Records the examples and puts everything into view form.
+
+    card: by default the one in the circuit's folder, if there is one. Raises ValueError as `task_heat` does, and for the card of
+    another circuit.
+    """
+    found = card_beside(circuit) if card is None else card
     heat = task_heat(circuit, model, task, tokenizer, n_pairs=n_pairs, split=split, seed=seed)
     index = {node: i for i, node in enumerate(circuit.nodes)}
 
@@ -227,11 +239,12 @@ def build_document(
         shared=links(_shared_reads(circuit)),
         sites=_site_counts(circuit, model),
         matrices=_matrix_counts(circuit, model.config.n_layer),
-        curve=tuple(CurveView(**_plain(vars(point))) for point in circuit.curve),
+        curve=tuple(CurveView(**plain(vars(point))) for point in circuit.curve),
         split=heat.split,
         examples=tuple(_example(example, tokenizer) for example in heat.examples),
         heads=tuple(_head(head) for head in heat.heads),
         sink=heat.sink,
+        card=None if found is None else card_view(found),
     )
 
 
@@ -250,19 +263,19 @@ def _header(circuit: Circuit, model: SparseTransformer, task: Task) -> Header:
     fields: dict[str, Any] = {name: getattr(circuit, name) for name in same}
     fields |= {name: None if (held := getattr(circuit, name)) is None else len(held) for name in counted}
     measured = {name: getattr(circuit, name) or Losses() for name in ("loss", "calibrated_loss", "model_loss")}
-    fields |= {name: Losses(**_plain(vars(held))) for name, held in measured.items()}
-    fields |= {name: _plain(getattr(circuit, name)) for name in ("empty_loss", "accuracy", "reference", "recipe")}
+    fields |= {name: Losses(**plain(vars(held))) for name, held in measured.items()}
+    fields |= {name: plain(getattr(circuit, name)) for name in ("empty_loss", "accuracy", "reference", "recipe")}
     fitted, published = circuit.calibration, circuit.published_loss
     return Header(
         **fields,
-        published_loss=None if published is None else _plain(vars(published)),
+        published_loss=None if published is None else plain(vars(published)),
         statement=task.statement,
         determined_by=task.determined_by,
         origins={name: (origin.where, origin.hash) for name, origin in origins.items()},
         n_layer=model.config.n_layer,
         d_head=model.config.d_head,
-        calibration_scale=None if fitted is None else _finite(fitted.scale),
-        calibration_shift=None if fitted is None else _finite(fitted.shift),
+        calibration_scale=None if fitted is None else finite(fitted.scale),
+        calibration_shift=None if fitted is None else finite(fitted.shift),
     )
 
 
@@ -279,11 +292,11 @@ def _nodes(circuit: Circuit, model: SparseTransformer, heat: TaskHeat) -> tuple[
             kind=kind,
             channel=node.channel,
             head=head_of(node, model.config.d_head),
-            effect=_finite(effect),
+            effect=finite(effect),
             constant=None if constant is None else node in constant,
             stranded=None if stranded is None else node in stranded,
-            bias=_finite(float(biases[node.site][node.channel])) if node.site in biases else None,
-            ablation_value=None if values is None else _finite(float(values[node.site][node.channel])),
+            bias=finite(float(biases[node.site][node.channel])) if node.site in biases else None,
+            ablation_value=None if values is None else finite(float(values[node.site][node.channel])),
             heat_model=tuple(_row(x) for x in warmth.model),
             heat_circuit=tuple(_row(x) for x in warmth.circuit),
         )
@@ -321,8 +334,8 @@ def _example(example: Example, tokenizer: Any) -> ExampleView:
         tokens=tuple(token_text(tokenizer, token) for token in example.tokens),
         right=token_text(tokenizer, example.right),
         wrong=token_text(tokenizer, example.wrong),
-        p_model=_finite(example.p_model),
-        p_circuit=_finite(example.p_circuit),
+        p_model=finite(example.p_model),
+        p_circuit=finite(example.p_circuit),
     )
 
 
@@ -334,17 +347,4 @@ def _head(head: HeadHeat) -> HeadView:
 
 
 def _row(x: Tensor, digits: int = 5) -> tuple[float | None, ...]:
-    return tuple(_finite(float(f"{value:.{digits}g}")) for value in x.tolist())
-
-
-def _finite(value: float) -> float | None:
-    return value + 0.0 if math.isfinite(value) else None  # + 0.0: no negative zero
-
-
-def _plain(value: Any) -> Any:
-    """JSON values with non-finite numbers as null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return _finite(value) if isinstance(value, float) else value
+    return tuple(finite(float(f"{value:.{digits}g}")) for value in x.tolist())

@@ -32,6 +32,7 @@ MODULES = (
     "graph.js",
     "panel.js",
     "summary.js",
+    "card.js",
     "curve.js",
     "tables.js",
     "main.js",

@@ -1,5 +1,6 @@
 // Puts the page together: each section fills its own card.
 
+import { showCard } from "./card.js";
 import { h } from "./dom.js";
 import { showCurve } from "./curve.js";
 import { showGraph } from "./graph.js";
@@ -31,6 +32,7 @@ function showSearch(place) {
 }
 
 showSummary(at("summary"));
+showCard(at("card-section"), at("card"));
 showSearch(at("search"));
 showGraph(at("graph"));
 showPanel(at("panel"));

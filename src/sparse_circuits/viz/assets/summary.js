@@ -100,6 +100,7 @@ export function showSummary(place) {
       header.stranded_nodes ? h("span", null, plural(header.stranded_nodes, "stranded node")) : null,
       header.cut_edges ? h("span", null, `${plural(header.cut_edges, "edge")} cut`) : null,
       header.removable === null ? null : h("span", null, spare(header.removable)),
+      doc.card ? h("a", { href: "#card-title" }, `report card: ${doc.card.verdict}`) : null,
     ),
     tiles(header),
   );
