@@ -22,6 +22,8 @@ from sparse_circuits.tasks.task import Task
 
 SHOWN_TOKENS = 3
 """Tokens of an attention row that a page shows, the most attended first."""
+Weights = tuple[tuple[str, float | None], ...]
+"""Names with weights; None where an imported circuit does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +37,11 @@ class TracedNode:
     """Its activation where the prompts part, after prompt A and prompt B."""
     last: tuple[float, float]
     """The same at the last token."""
-    writes: tuple[tuple[str, float], ...]
+    writes: Weights
     """The nodes it has an edge to, with the weights."""
-    reads_tokens: tuple[tuple[str, float], ...]
+    reads_tokens: Weights
     """Tokens of the two prompts that write to it through the embedding, with the weights."""
-    unembeds: tuple[tuple[str, float], ...]
+    unembeds: Weights
     """Completions whose logits it writes to, with the weights."""
 
 
@@ -124,14 +126,14 @@ def _node(found: NodeHeat, circuit: Circuit, tokenizer: Any, pair: int, parting:
         ablated=float(own_values(circuit)[node.site][node.channel]),
         parting=(float(a[parting]), float(b[parting])),
         last=(float(a[-1]), float(b[-1])),
-        writes=tuple((str(edge.target), float(edge.weight)) for edge in circuit.edges if edge.source == node),
+        writes=tuple((str(edge.target), edge.weight) for edge in circuit.edges if edge.source == node),
         reads_tokens=tuple(
-            (token_text(tokenizer, edge.token), float(edge.weight))
+            (token_text(tokenizer, edge.token), edge.weight)
             for edge in circuit.edges_embed or ()
             if edge.node == node and edge.token in here
         ),
         unembeds=tuple(
-            (token_text(tokenizer, edge.token), float(edge.weight))
+            (token_text(tokenizer, edge.token), edge.weight)
             for edge in circuit.edges_unembed or ()
             if edge.node == node
         ),
@@ -176,8 +178,10 @@ def trace_page(found: Trace) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _listed(found: tuple[tuple[str, float], ...], quoted: bool = False) -> str:
-    return ", ".join(f"`{name!r}` {weight:+.2f}" if quoted else f"{name} {weight:+.2f}" for name, weight in found)
+def _listed(found: Weights, quoted: bool = False) -> str:
+    return ", ".join(
+        (f"`{name!r}`" if quoted else name) + (" ?" if weight is None else f" {weight:+.2f}") for name, weight in found
+    )
 
 
 def _looks(found: Trace, head: TracedHead) -> tuple[str, ...]:

@@ -50,6 +50,7 @@ class SparseTransformer(nn.Module):
         self.unembed = nn.Linear(d, vocabulary, bias=False)
         if config.tied_unembed:
             self.unembed.weight = self.embed.weight
+        self.logits_bias: Tensor | None
         self.register_buffer("logits_bias", torch.zeros(vocabulary) if config.logits_bias else None)
         self.bigram = None
         if config.bigram:

@@ -78,7 +78,8 @@ def without_idle(losses: Losses, active: Float[Tensor, " N"], target: float) -> 
         without, _ = losses(_without_each(kept, size))
         order = [node for _, node in sorted(zip(without.tolist(), kept, strict=True))]
         lengths = _lengths(len(order))
-        now, *bounds = sum(losses(torch.stack([_mask(order[length:], size) for length in (0, *lengths)]))).tolist()
+        means, errors = losses(torch.stack([_mask(order[length:], size) for length in (0, *lengths)]))
+        now, *bounds = (means + errors).tolist()
         allowed = now + IDLE_SHARE * (target - now)
         fitting = [length for length, bound in zip(lengths, bounds, strict=True) if bound <= allowed]
         if now > target or not fitting:

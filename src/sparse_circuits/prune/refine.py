@@ -137,7 +137,8 @@ class _Judge:
         return [found[n] if n in found else self.bound(state.without_nodes([n])) for n in state.nodes]
 
     def _bounds(self, losses: Tensor) -> list[float]:
-        return sum(mean_and_error(losses.cpu(), self.templates)).tolist()
+        means, errors = mean_and_error(losses.cpu(), self.templates)
+        return (means + errors).tolist()
 
     def holds(self, state: _State) -> bool:
         return self.bound(state) <= self.target

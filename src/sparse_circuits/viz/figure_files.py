@@ -11,7 +11,7 @@ from typing import Any
 from sparse_circuits.files import write_bytes
 
 ENDINGS = (".svg", ".png")
-SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "sparse_circuits"}
+SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "sparse_circuits"}
 """Text stays text in an SVG, and its ids do not change from call to call."""
 Draw = Callable[[Any], None]
 
