@@ -45,7 +45,7 @@ def test_names_in_the_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     """`bundled/TASK` is a circuit that ships; a folder of that name goes first."""
     monkeypatch.setattr(folders, "__file__", str(tmp_path / "folders.py"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="no circuits at .*do not ship yet"):
+    with pytest.raises(ValueError, match="no circuits at .*install the package again"):
         bundled_circuits()
     assert main(["demo", "--no-open"]) == 2 and "no circuits at" in capsys.readouterr().err
     made_up().circuit.save(tmp_path / "circuits" / "quotes")

@@ -22,6 +22,7 @@ from sparse_circuits.circuit.task_scores import score_shifted
 from sparse_circuits.executors import Executor, Here, Processes
 from sparse_circuits.files import read_json, write_json
 from sparse_circuits.hub.load import load_model, load_tokenizer
+from sparse_circuits.kernels.sparse_product import frozen
 from sparse_circuits.log import SILENT, Progress
 from sparse_circuits.model.folder import model_hash
 from sparse_circuits.model.transformer import SparseTransformer
@@ -200,7 +201,11 @@ def _score(plan: _Plan, asked: Mapping[str, str], source: str | None, progress: 
         progress.say(f"scoring {name}")
         folder, asking = root / name, _Asking(model, tokenizer, load_task(asked[name]), mined.get(name))
         kinds = [kind for kind in KINDS if (folder / kind).is_dir()]
-        scores = {"model": asking.scores(None), **{kind: asking.sized(load_circuit(folder / kind)) for kind in kinds}}
+        with frozen(model):
+            scores = {
+                "model": asking.scores(None),
+                **{kind: asking.sized(load_circuit(folder / kind)) for kind in kinds},
+            }
         write_json(folder / "scores.json", {"kind": "task_scores", "format_version": FORMAT_VERSION, **scores})
 
 

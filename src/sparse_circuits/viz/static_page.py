@@ -14,6 +14,7 @@ STYLE = """
 img { display: block; width: 100%; height: auto; background: #fff; border-radius: 8px; }
 th, td { white-space: normal; }
 thead th:first-child { text-align: left; }
+td.prose { text-align: left; }
 th:last-child, td:last-child, tbody tr:last-child { font-weight: inherit; }
 tbody th { white-space: nowrap; }
 """
@@ -57,6 +58,11 @@ def picture(svg: str, alt: str) -> str:
     return f'<img alt="{escape(alt)}" src="data:image/svg+xml;base64,{image}">'
 
 
+WIDEST_FIGURE = 40
+"""Characters of a cell from which on it is text, which begins on the left."""
+PROSE = ' class="prose"'
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], links: Sequence[str | None] = ()) -> str:
     """A table of texts. links: per row, what its first cell leads to."""
     cells = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
@@ -64,6 +70,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], links: Sequence[st
     for number, row in enumerate(rows):
         to = links[number] if number < len(links) else None
         first = escape(row[0]) if to is None else f'<a href="{escape(to)}">{escape(row[0])}</a>'
-        rest = "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        rest = "".join(f"<td{PROSE if len(cell) > WIDEST_FIGURE else ''}>{escape(cell)}</td>" for cell in row[1:])
         lines.append(f'<tr><th scope="row">{first}</th>{rest}</tr>')
     return f"<table><thead><tr>{cells}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
