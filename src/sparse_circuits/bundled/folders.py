@@ -35,7 +35,9 @@ def bundled_circuits() -> dict[str, Path]:
     root = Path(__file__).parent / CIRCUITS
     found = {file.parent.name: file.parent for file in sorted(root.glob("*/circuit.json"))}
     if not found:
-        raise ValueError(f"no circuits at {root}: install the package again, or make some with `sparse-circuits circuits run` and `circuits ship`")
+        raise ValueError(
+            f"no circuits at {root}: install the package again, or make some with `sparse-circuits circuits run` and `circuits ship`"
+        )
     return found
 
 
