@@ -36,7 +36,7 @@ def bundled_circuits() -> dict[str, Path]:
     found = {file.parent.name: file.parent for file in sorted(root.glob("*/circuit.json"))}
     if not found:
         raise ValueError(
-            f"no circuits at {root}: install the package again, or make some with `sparse-circuits circuits run` and `circuits ship`"
+            f"no circuits at {root}: install the package again, or make some: `circuits run`, `circuits ship`"
         )
     return found
 
