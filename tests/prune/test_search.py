@@ -66,7 +66,7 @@ def test_a_miss_counts_as_the_whole_model(folder: Path, tmp_path: Path) -> None:
         tmp_path / "search",
         trials=1,
         seeds=1,
-        start=QUICK.replace(k_coef=3e-2, k_coef_warmup=0.0, steps=150, lr=0.03, least_loss_share=0.0),
+        start=QUICK.replace(k_coef=3e-2, k_coef_warmup=0.0, steps=150, lr=0.03, least_loss_share=0.0, steer_to=None),
     )
     assert found.first.misses == 1 and found.first.nodes == pytest.approx(48 * 7 * 2 + 144 * 2 + 48)
 

@@ -81,7 +81,9 @@ def _worth_it(weight: Tensor) -> bool:
 
 def form_of(weight: Tensor, x: Tensor) -> Form | None:
     """The sparse form to multiply x by, if the weight has one and it is worth it."""
-    if not len(_FROZEN) or x.dtype != torch.float32 or not x.numel() or torch.is_autocast_enabled("cpu"):
+    if torch.compiler.is_compiling() or not len(_FROZEN):
+        return None
+    if x.dtype != torch.float32 or not x.numel() or torch.is_autocast_enabled("cpu"):
         return None
     if weight.requires_grad and torch.is_grad_enabled():  # whoever asks for its gradient does not take it for frozen
         return None
