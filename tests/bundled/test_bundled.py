@@ -34,16 +34,6 @@ def scores():
     return read_json(HERE / "scores.json")
 
 
-@pytest.fixture(scope="module")
-def model():
-    return sc.load_model("bundled")
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return sc.load_tokenizer("bundled")
-
-
 def test_both_load_by_name_with_their_reference(model):
     for name in NAMES:
         loaded = sc.load_model(name)

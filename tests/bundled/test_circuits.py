@@ -21,16 +21,6 @@ def suite():
     return read_suite(SUITES / "bundled")
 
 
-@pytest.fixture(scope="module")
-def model():
-    return sc.load_model("bundled")
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return sc.load_tokenizer("bundled")
-
-
 @pytest.mark.parametrize("name", CIRCUITS)
 def test_a_fresh_evaluation_agrees_with_circuit_and_table(name, suite, model, tokenizer):
     circuit = sc.load_circuit(f"bundled/{name}")

@@ -1,4 +1,4 @@
-"""docs/circuits/single_double_quote.md: every claim is an intervention, in the circuit and in the whole model."""
+"""docs/circuits/single_double_quote.md: the claims of its table, in the circuit and in the whole model."""
 
 from pathlib import Path
 

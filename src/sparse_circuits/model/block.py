@@ -18,7 +18,8 @@ from sparse_circuits.model.config import AbsTopKSite, ModelConfig
 from sparse_circuits.model.taps import Mask, Tap
 
 NARROW, NARROW_SPARSE = 0.5, 0.125
-"""Share of a site's channels up to which it is faster to gather those that a mask keeps than to multiply all, or all nonzeros."""
+"""Share of a site's channels up to which those that a mask keeps are gathered, where the alternative is to multiply all, or all
+nonzeros. (Gathering an eighth of them took 0.5 to 0.7 of the time of a sparse product at one nonzero in 32.)"""
 
 
 class Site:
