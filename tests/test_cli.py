@@ -84,7 +84,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_tokenizer(truth.tokenizer, draft)
         save_reference(truth.reference, draft)
     write_text(root / "task.jsonl", "".join(json.dumps(line) + "\n" for line in TASK_LINES))
-    recipe = {"steps": 60, "lr": 0.05, "k_coef": 3e-3, "batch_pairs": 2, "train_pairs": 32, "val_pairs": 6}
+    recipe = {
+        "steps": 60,
+        "lr": 0.05,
+        "k_coef": 3e-3,
+        "batch_pairs": 2,
+        "train_pairs": 32,
+        "val_pairs": 6,
+        "choice_train_pairs": 6,
+    }
     write_json(root / "recipe.json", recipe)
     data_of("data", "tokenizer", "--source", root / "texts", "--vocab-size", 300, "--out", root / "tokenizer")
     build = ("--source", root / "texts", "--tokenizer", root / "tokenizer", "--val-fraction", 0.1)

@@ -64,6 +64,8 @@ VERBS: dict[str, Callable[..., Output]] = {
     "circuits run": suites.circuits_run,
     "circuits table": suites.circuits_table,
     "circuits ship": suites.circuits_ship,
+    "circuits cards": suites.circuits_cards,
+    "circuits verdicts": suites.circuits_verdicts,
     "frontier run": frontier.frontier_run,
     "frontier show": frontier.frontier_show,
     "validate": validate.validate,

@@ -1,6 +1,5 @@
 """Choosing a definite set of nodes, on made-up loss functions without a model, against brute force."""
 
-import math
 from collections.abc import Callable
 from itertools import combinations
 
@@ -10,15 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparse_circuits.prune.discretize import Losses, choose, delete_greedily, mean_and_error, node_effects
+from sparse_circuits.prune.choice import Scores
+from sparse_circuits.prune.discretize import Losses, choose, delete_greedily, node_effects
 
 
 def exactly(loss: Callable[[frozenset[int]], float], error: float = 0.0) -> Losses:
     """Losses of sets, without noise."""
 
-    def losses(masks: Tensor) -> tuple[Tensor, Tensor]:
-        means = [loss(frozenset(mask.nonzero().flatten().tolist())) for mask in masks]
-        return torch.tensor(means, dtype=torch.double), torch.full((len(masks),), error, dtype=torch.double)
+    def losses(masks: Tensor) -> Scores:
+        means = torch.tensor([loss(frozenset(m.nonzero().flatten().tolist())) for m in masks], dtype=torch.double)
+        return Scores(means, torch.full_like(means, error), means + error)
 
     return losses
 
@@ -127,12 +127,3 @@ def test_node_effects_are_the_rise_when_one_alone_is_taken_out() -> None:
     effects = node_effects(exactly(additive([0.3, 0.1, 0.2])), [2, 0], 3)
     assert effects == pytest.approx([0.2, 0.3])
     assert node_effects(exactly(additive([1.0])), [], 1) == []
-
-
-def test_the_standard_error_is_that_of_the_template_means() -> None:
-    losses = torch.tensor([[1.0, 3.0, 5.0, 7.0]])
-    mean, error = mean_and_error(losses, torch.tensor([0, 0, 1, 1]))
-    assert float(mean) == 4 and float(error) == pytest.approx(math.sqrt(8) / math.sqrt(2))  # means 2 and 6
-    mean, error = mean_and_error(losses, torch.tensor([4, 4, 4, 4]))
-    assert float(error) == pytest.approx(math.sqrt(20 / 3) / 2)  # one template: over the pairs
-    assert float(mean_and_error(losses[:, :1], torch.tensor([0]))[1]) == 0

@@ -15,7 +15,7 @@ from sparse_circuits.prune.pipeline import prune_seeds
 from sparse_circuits.tasks.pairs import Pairs
 from sparse_circuits.validate.ground_truth import GroundTruth, quote_model
 
-RECIPE = PruneConfig(steps=60, lr=0.05, batch_pairs=4, train_pairs=128, val_pairs=24)
+RECIPE = PruneConfig(steps=60, lr=0.05, batch_pairs=4, train_pairs=128, val_pairs=24, choice_train_pairs=24)
 
 
 @pytest.fixture(scope="module")

@@ -135,28 +135,49 @@ def steering(aim: float | None, nodes: int = 3) -> learn._Steering:
 
 def test_price_is_steered_to_the_aim_each_seed_alone() -> None:
     """By hand: below the aim it grows by exp(0.04 (aim - mean) / aim) a step, far above it shrinks by exp(-0.04)."""
-    steer, kept = steering(0.1), torch.tensor([3.0, 3.0])
-    steer.update(torch.tensor([0.05, 0.9]), torch.zeros(2, 3), kept)
+    steer = steering(0.1)
+    steer.update(torch.tensor([0.05, 0.9]), torch.zeros(2, 3))
     torch.testing.assert_close(steer.factor, torch.tensor([math.exp(0.04 * 0.5), math.exp(-0.04)]))
-    steer.update(torch.tensor([0.15, 0.9]), torch.zeros(2, 3), kept)
+    steer.update(torch.tensor([0.15, 0.9]), torch.zeros(2, 3))
     mean = 0.9 * 0.05 + 0.1 * 0.15
     expected = math.exp(0.04 * 0.5 + 0.04 * (0.1 - mean) / 0.1)
     assert float(steer.factor[0]) == pytest.approx(expected) and float(steer.mean[0]) == pytest.approx(mean)
     for _ in range(200):
-        steer.update(torch.tensor([0.0, 9.0]), torch.zeros(2, 3), kept)
+        steer.update(torch.tensor([0.0, 9.0]), torch.zeros(2, 3))
     assert steer.factor.tolist() == pytest.approx([30, 1 / 30])
 
 
-def test_the_state_kept_is_the_smallest_that_was_within_the_aim() -> None:
+def kept_first(count: int) -> Tensor:
+    """tau of a state that keeps the first `count` of three nodes."""
+    return torch.tensor([0.5] * count + [-0.5] * (3 - count))
+
+
+def passed_through() -> learn._Steering:
+    """Seed 0 was within the aim with 3, 2 and 2 nodes, and above it with 1; seed 1 never was within."""
     steer = steering(0.1)
-    history = [(0.05, 3.0), (0.06, 2.0), (0.08, 2.0), (0.7, 1.0)]  # the smallest was above the aim
-    for step, (loss, kept) in enumerate(history):
-        steer.update(torch.tensor([loss, 9.0]), torch.full((2, 3), float(step)), torch.tensor([kept, kept]))
-    found = steer.chosen(torch.full((2, 3), 7.0))
-    assert found.tolist() == [[2.0] * 3, [7.0] * 3], "never within the aim: the last state"
+    for loss, count in ((0.05, 3), (0.06, 2), (0.08, 2), (0.7, 1)):
+        steer.update(torch.tensor([loss, 9.0]), torch.stack([kept_first(count)] * 2))
+    return steer
+
+
+def test_the_state_kept_is_the_smallest_that_was_within_the_aim() -> None:
+    last = torch.stack([kept_first(0)] * 2)
+    found = passed_through().chosen(last, None)
+    assert (found >= 0).sum(-1).tolist() == [2, 0], "never within the aim: the last state"
     unsteered = steering(None)
-    unsteered.update(torch.tensor([0.0, 0.0]), torch.zeros(2, 3), torch.ones(2))
-    assert unsteered.factor.tolist() == [1, 1] and unsteered.chosen(torch.ones(2, 3)).tolist() == [[1.0] * 3] * 2
+    unsteered.update(torch.tensor([0.0, 0.0]), torch.zeros(2, 3))
+    assert unsteered.factor.tolist() == [1, 1] and unsteered.chosen(torch.ones(2, 3), None).tolist() == [[1.0] * 3] * 2
+
+
+@pytest.mark.parametrize(
+    ("over", "kept"), [([3.0, 2.0, 1.0, -1.0], 3), ([9.0, 8.0, 0.0, -1.0], 2), ([9.0, 7.0, 8.0, 8.0], 1)]
+)
+def test_states_are_judged_again_the_smallest_first(over: list[float], kept: int) -> None:
+    """over: excess of the states with 0 (the last), 1, 2 and 3 nodes; without one that holds, the least excess counts."""
+    steer = passed_through()
+    steer.passed[0].append(kept_first(1))
+    found = steer.chosen(torch.stack([kept_first(0)] * 2), lambda masks: torch.tensor(over)[masks.sum(-1).long()])
+    assert int((found[0] >= 0).sum()) == kept
 
 
 def test_divergence_is_the_mean_of_two_bernoulli_divergences() -> None:

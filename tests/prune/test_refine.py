@@ -27,7 +27,7 @@ from sparse_circuits.sites import Edge, Node
 from sparse_circuits.tasks.custom import save_task
 from sparse_circuits.validate.ground_truth import GroundTruth, quote_model
 
-QUICK = PruneConfig(steps=80, lr=0.05, k_coef=3e-3, batch_pairs=2, train_pairs=64, val_pairs=9)
+QUICK = PruneConfig(steps=80, lr=0.05, k_coef=3e-3, batch_pairs=2, train_pairs=64, val_pairs=9, choice_train_pairs=9)
 
 
 # --- cutting, by interventions
@@ -151,17 +151,18 @@ def test_a_useless_edge_is_cut(with_a_useless_edge: tuple[GroundTruth, Edge]) ->
     smaller = refined(truth, circuit, minimal=True)
     assert useless[:2] in {edge[:2] for edge in smaller.cut_edges} and useless[:2] not in {e[:2] for e in smaller.edges}
     assert smaller.removable == () == minimality(smaller, truth.model, truth.task, tokenizer=truth.tokenizer)
-    pairs = truth.task.pairs("val", 512, truth.tokenizer).take(range(smaller.recipe.get("val_pairs", 256)))
+    batches = [truth.task.pairs(split, 9, truth.tokenizer) for split in ("val", "train")]
 
-    def val_loss(circuit: Circuit) -> float:
+    def loss(circuit: Circuit) -> float:
         tap, weights = circuit_tap(circuit, truth.model), circuit_weights(circuit, truth.model)
         with torch.no_grad():
-            return float(pair_losses(truth.model, pairs, tap, weights=weights).mean())
+            found = [pair_losses(truth.model, pairs, tap, weights=weights) for pairs in batches]
+        return float(torch.cat(found).mean())
 
     for node, effect in zip(smaller.nodes, smaller.node_effects, strict=True):
         left = tuple(edge for edge in smaller.cut_edges if node not in edge[:2])
         fewer = smaller.replace(nodes=tuple(n for n in smaller.nodes if n != node), cut_edges=left)
-        assert val_loss(fewer) - val_loss(smaller) == pytest.approx(effect, abs=1e-4)
+        assert loss(fewer) - loss(smaller) == pytest.approx(effect, abs=1e-4)
 
 
 def test_what_is_stored_is_what_a_fresh_evaluation_finds(

@@ -14,7 +14,7 @@ from sparse_circuits.prune.search import SPACE, search
 from sparse_circuits.tasks.load import load_task
 from sparse_circuits.validate.ground_truth import GroundTruth
 
-QUICK = PruneConfig(steps=60, lr=0.03, k_coef=3e-3, batch_pairs=2, train_pairs=64, val_pairs=9)
+QUICK = PruneConfig(steps=60, lr=0.03, k_coef=3e-3, batch_pairs=2, train_pairs=64, val_pairs=9, choice_train_pairs=9)
 
 
 def test_trials_are_counted_kept_and_gone_on_with(truth: GroundTruth, folder: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from sparse_circuits.prune.suite import prune_tasks
 from sparse_circuits.prune.suite_page import circuits_page, ratios
 from sparse_circuits.validate.ground_truth import GroundTruth
 
-QUICK = PruneConfig(steps=80, lr=0.05, k_coef=3e-3, batch_pairs=2, train_pairs=64, val_pairs=9)
+QUICK = PruneConfig(steps=80, lr=0.05, k_coef=3e-3, batch_pairs=2, train_pairs=64, val_pairs=9, choice_train_pairs=9)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,16 @@ TASK = replace(
     fillers={"word": {split: words[:3] for split, words in truth().task.fillers["word"].items()}},
 )
 """The quote task with few words, so that there are 18 to 24 pairs of a split to score, not 512."""
-QUICK = PruneConfig(steps=16, lr=0.05, k_coef=3e-3, batch_pairs=2, train_pairs=24, val_pairs=9, ablation="mean_task")
+QUICK = PruneConfig(
+    steps=16,
+    lr=0.05,
+    k_coef=3e-3,
+    batch_pairs=2,
+    train_pairs=24,
+    val_pairs=9,
+    choice_train_pairs=9,
+    ablation="mean_task",
+)
 NODES = all_nodes(small_model())
 """All 60 of the small model."""
 

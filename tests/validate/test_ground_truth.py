@@ -28,7 +28,9 @@ from sparse_circuits.validate.ground_truth import (
     task_stream,
 )
 
-QUICK = PruneConfig(steps=150, lr=0.02, k_coef=3e-4, batch_pairs=4, train_pairs=256, val_pairs=24)
+QUICK = PruneConfig(
+    steps=150, lr=0.02, k_coef=3e-4, batch_pairs=4, train_pairs=256, val_pairs=24, choice_train_pairs=24
+)
 
 
 @pytest.fixture(scope="module")

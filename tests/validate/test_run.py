@@ -26,7 +26,7 @@ from validate.cards import card, failed, row_of
 from validate.planted import BLIND, all_nodes, circuit_of, quotes, small, small_model, truth
 
 PAGE = (Path(__file__).parents[2] / "docs" / "validation.md").read_text("utf-8")
-ROW = re.compile(r"^\| F\d+\w? \| (\w+) \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| (?:F\d+\w?|1h) \| (\w+) \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 NUMBER = re.compile(r"-?\d[\d.]*(?:e-?\d+)?")
 
 

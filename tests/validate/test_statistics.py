@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparse_circuits.prune.discretize import mean_and_error
+from sparse_circuits.prune.choice import mean_and_error
 from sparse_circuits.validate.statistics import Resampling, curve, defined, means, varying
 
 numbers = st.floats(-100, 100)

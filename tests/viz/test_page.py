@@ -79,7 +79,7 @@ def test_the_page_of_a_validated_circuit_holds_its_card(tmp_path: Path) -> None:
     CardFolder.open(tmp_path / "card", circuit, {}).conclude(card)
     document = build_document(circuit, *given[1:], n_pairs=1)
     shown = document.card
-    assert shown and shown.verdict == "unfaithful" and shown.reasons == card.reasons and shown.seconds == 8.5
+    assert shown and shown.verdict == "unfaithful" and shown.reasons == card.reasons and shown.seconds == 9.0
     assert [row.name for row in shown.rows] == list(card.rows)
     rows = {row.name: row for row in shown.rows}
     assert rows["relaxation"].value == (0.125, 0.1, 1 / 3) and rows["relaxation"].outcome == "fail"

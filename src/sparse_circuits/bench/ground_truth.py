@@ -35,7 +35,9 @@ from sparse_circuits.validate.compiler import CompiledCircuit
 from sparse_circuits.validate.ground_truth import TARGET, GroundTruth
 from sparse_circuits.validate.known_models import GROUND_TRUTHS
 
-RECIPE = PruneConfig(steps=150, lr=0.02, k_coef=3e-4, batch_pairs=16, train_pairs=256, val_pairs=24)
+RECIPE = PruneConfig(
+    steps=150, lr=0.02, k_coef=3e-4, batch_pairs=16, train_pairs=256, val_pairs=24, choice_train_pairs=24
+)
 """How the known models are pruned: briefly, since they are small, and cheaply per node, since their target is low."""
 SEEDS = (0, 1, 2)
 PAIRS = 64

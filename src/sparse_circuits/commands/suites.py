@@ -1,4 +1,6 @@
-"""Verbs on many circuits at once: searching a recipe, pruning all tasks, the table of them."""
+"""Verbs on many circuits at once: searching a recipe, pruning all tasks, the table of them, their report cards and verdicts."""
+
+import tyro
 
 from sparse_circuits.commands.common import DEFAULTS, Output, Shared, Where
 
@@ -135,3 +137,40 @@ def circuits_ship(
 
     found = {name: str(where) for name, where in ship_circuits(folder, out, kind).items()}
     return Output({"circuits": found, "path": out}, f"{len(found)} circuits in {out}")
+
+
+def circuits_cards(folder: Where, workers: int = 1, full: bool = False, common: Shared = DEFAULTS) -> Output:
+    """Makes the report card of every plain and refined circuit of many tasks; goes on where it was stopped.
+
+    Args:
+        folder: Folder that `circuits run` made; each card lies in its circuit's folder, and cards.json holds what all of them say.
+        workers: Processes, among which the cores are shared.
+        full: Whole cards with every control, which prune again, in place of quick ones.
+    """
+    from sparse_circuits.validate.suite_cards import make_cards, verdicts
+
+    made = make_cards(folder, workers=workers, full=full, seed=common.seed, progress=common.progress)
+    counts, file = verdicts(made), f"{folder}/cards.json"
+    words = ", ".join(f"{count} {word}" for word, count in counts.items())
+    return Output({**made, "path": file}, f"{counts.total()} cards: {words}\ncards in {file}")
+
+
+def circuits_verdicts(
+    folders: tyro.conf.Positional[tuple[str, ...]],
+    out: str | None = None,
+    common: Shared = DEFAULTS,  # noqa: ARG001 (options of every verb)
+) -> Output:
+    """Shows what the report cards of many circuits say, of one recipe or of several side by side.
+
+    Args:
+        folders: Folders of one model's circuits, each with the cards.json of `circuits cards`.
+        out: Markdown file to write.
+    """
+    from sparse_circuits.files import write_text
+    from sparse_circuits.validate.verdicts_page import compare, verdicts_page
+
+    found = compare(folders)
+    page = verdicts_page(found, f"sparse-circuits circuits verdicts {' '.join(folders)}")
+    if out is not None:
+        write_text(out, page)
+    return Output({**found, "file": out}, page if out is None else f"verdicts in {out}")

@@ -9,7 +9,7 @@ Shapes: S seeds, N nodes, n pairs.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,10 @@ from sparse_circuits.prune.config import PruneConfig
 from sparse_circuits.prune.mask import NodeLayout, heaviside
 from sparse_circuits.tasks.pairs import Pairs
 
+Excess = Callable[[Float[Tensor, "K N"]], Float[Tensor, " K"]]
+"""Masks -> how far each is above the target, nats; at most 0 where the target holds."""
+JUDGED_TOGETHER = 8
+"""States judged in one go, the smallest first."""
 SCALE_PAIRS = 256
 """Training pairs on which `contrast_scale` measures the model."""
 
@@ -38,10 +42,12 @@ def learn_masks(
     *,
     least_loss: float = 0.0,
     aim: float | None = None,
+    excess: Excess | None = None,
 ) -> Float[Tensor, "S N"]:
     """Returns tau of every seed after training; a node is kept where tau >= 0.
 
     aim: the task loss that the price steers to (`PruneConfig.steer_to`), nats; None: the price is not steered.
+    excess: judges the states that a steered seed has passed through; None: the smallest one within the aim.
     least_loss: where the model's own binary loss is below this, contrasts are scaled down until it equals it (see
     `PruneConfig.least_loss_share`), nats.
     """
@@ -71,7 +77,7 @@ def learn_masks(
                 own = None if contrasts is None else contrasts[torch.cat(drawn).to(device)]
                 losses, task_losses = _masked_losses(model, values, layout, masks, batch, config, scale, own)
                 (losses + _price(step, config) * steering.factor * kept).sum().backward()
-                steering.update(task_losses, tau, kept)
+                steering.update(task_losses, tau.detach())
                 _clip(tau, config.clip_rms)
                 adam.step()
                 adam.zero_grad()
@@ -81,7 +87,7 @@ def learn_masks(
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
-    return steering.chosen(tau).cpu()
+    return steering.chosen(tau, excess).cpu()
 
 
 @torch.no_grad()
@@ -112,30 +118,44 @@ class _Steering:
     """What multiplies each seed's price: it grows while the seed's task loss is below the aim, and shrinks above it.
 
     A step changes its logarithm by `STEER_RATE` times (aim - loss) / aim, cut to [-1, 1], of the running mean of the loss. The
-    steered loss swings about the aim, and learning may end above it; so what counts is the state with the fewest nodes among
-    those in which the running mean was not above the aim (the last state, if there was none).
+    steered loss swings about the aim, and learning may end anywhere, so every state within the aim is a candidate: one whose
+    running mean was not above it, nor the loss of its own few pairs. The smallest of many such states is one that had luck with
+    its pairs (bundled model, `for_while`: its loss was four times the aim), so the candidates are judged again, on one batch.
     """
 
     def __init__(self, aim: float | None, tau: Float[Tensor, "S N"]) -> None:
         self.aim, self.factor = aim, torch.ones(len(tau), device=tau.device)
         self.mean: Tensor | None = None
-        self.best = tau.detach().clone()
-        self.fewest = torch.full_like(self.factor, math.inf)
+        self.passed: list[list[Tensor]] = [[] for _ in tau]
 
     @torch.no_grad()
-    def update(self, losses: Float[Tensor, " S"], tau: Float[Tensor, "S N"], kept: Float[Tensor, " S"]) -> None:
+    def update(self, losses: Float[Tensor, " S"], tau: Float[Tensor, "S N"]) -> None:
         """After a step's losses, of the masks that tau (not yet changed by the step) makes."""
         if self.aim is None:
             return
         self.mean = losses if self.mean is None else STEER_MEMORY * self.mean + (1 - STEER_MEMORY) * losses
         change = ((self.aim - self.mean) / self.aim).clamp(-1, 1)
         self.factor = (self.factor * (STEER_RATE * change).exp()).clamp(1 / STEER_MOST, STEER_MOST)
-        better = (self.mean <= self.aim) & (losses <= self.aim) & (kept <= self.fewest)
-        self.best[better], self.fewest[better] = tau[better], kept[better]
+        for seed in ((self.mean <= self.aim) & (losses <= self.aim)).nonzero().flatten().tolist():
+            self.passed[seed].append(tau[seed].clone())
 
-    def chosen(self, tau: Float[Tensor, "S N"]) -> Float[Tensor, "S N"]:
-        """The tau to go on with, every seed's own."""
-        return torch.where(self.fewest.isfinite()[:, None], self.best, tau.detach())
+    @torch.no_grad()
+    def chosen(self, tau: Float[Tensor, "S N"], excess: Excess | None) -> Float[Tensor, "S N"]:
+        """The tau to go on with, every seed's own: the smallest candidate without excess, or the one with the least."""
+        return torch.stack([self._chosen(last, passed, excess) for last, passed in zip(tau, self.passed, strict=True)])
+
+    def _chosen(self, last: Float[Tensor, " N"], passed: list[Tensor], excess: Excess | None) -> Float[Tensor, " N"]:
+        ranked = sorted(passed, key=lambda state: int((state >= 0).sum()))
+        if not ranked or excess is None:
+            return ranked[0] if ranked else last
+        ranked, over = sorted([*ranked, last], key=lambda state: int((state >= 0).sum())), []
+        for first in range(0, len(ranked), JUDGED_TOGETHER):
+            states = torch.stack(ranked[first : first + JUDGED_TOGETHER])
+            over += excess((states >= 0).float()).tolist()
+            if min(over) <= 0:
+                break
+        fitting = next((i for i, value in enumerate(over) if value <= 0), None)
+        return ranked[over.index(min(over)) if fitting is None else fitting]
 
 
 def _schedule(step: int, config: PruneConfig) -> float:

@@ -1,7 +1,7 @@
 """`prune()`: the circuit of a task in a model, from learned masks to a frozen `Circuit` (METHOD 1f, D3-D6, D11).
 
 1. Refuse what cannot work: other tokenizer, no reference values, a model that itself misses the target.
-2. Learn masks on training pairs. 3. Choose nodes on the fixed validation batch. 4. Count edges; nodes without a path to
+2. Learn masks on training pairs. 3. Choose nodes on the fixed choice batch. 4. Count edges; nodes without a path to
 the logits go if the target still holds without them. 5. Calibrate on training pairs. 6. Score; test is only reported.
 """
 
@@ -30,7 +30,7 @@ from sparse_circuits.model.folder import model_hash
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.prune.calibrate import calibrate
 from sparse_circuits.prune.config import PruneConfig
-from sparse_circuits.prune.discretize import Chosen, Losses, choose, mean_and_error, node_effects
+from sparse_circuits.prune.discretize import Chosen, Losses, choose, node_effects
 from sparse_circuits.prune.learn import learn_masks
 from sparse_circuits.prune.problem import Problem, prepare
 from sparse_circuits.tasks.task import Task
@@ -99,9 +99,21 @@ def solve(problem: Problem, seeds: Sequence[int], progress: Progress = SILENT) -
 
 def _solved(problem: Problem, seeds: Sequence[int], progress: Progress) -> tuple[Circuit, ...]:
     config, train = problem.config, problem.pairs["train"]
-    least_loss = config.least_loss_share * problem.target
+    losses = _choice_losses(problem)
+
+    def excess(masks: Tensor) -> Tensor:
+        return losses(masks).bound - problem.target
+
     tau = learn_masks(
-        problem.model, problem.values, train, config, seeds, progress, least_loss=least_loss, aim=problem.aim
+        problem.model,
+        problem.values,
+        train,
+        config,
+        seeds,
+        progress,
+        least_loss=config.least_loss_share * problem.target,
+        aim=problem.aim,
+        excess=excess,
     )
     finished: dict[bytes, Circuit] = {}
     found = []
@@ -154,7 +166,9 @@ def _finish(problem: Problem, active: Tensor, seed: int, progress: Progress) -> 
     nodes = layout.nodes(chosen.mask)
     calibration = _calibration(problem, chosen.mask)
     missed = (
-        "" if chosen.met else "; no choice of nodes meets the target on validation: try other seeds or a lower k_coef"
+        ""
+        if chosen.met
+        else "; no choice of nodes meets the target where they are chosen: try other seeds or a lower k_coef"
     )
     progress.say(f"seed {seed}: {int(active.sum())} nodes learned, {len(nodes)} kept, {len(found.edges)} edges{missed}")
     return Circuit(
@@ -187,9 +201,8 @@ def _finish(problem: Problem, active: Tensor, seed: int, progress: Progress) -> 
 
 
 def _choice_losses(problem: Problem) -> Losses:
-    """What chooses nodes: mean and error on the fixed validation batch, calibrated anew for each mask if the target asks."""
-    scorer = problem.scorer("val", problem.config.val_pairs)
-    templates = torch.tensor([pair.template for pair in scorer.pairs.texts])
+    """What chooses nodes: scores on the choice batch, calibrated anew for each mask if the target asks."""
+    scorer = problem.scorer_of(problem.choice.pairs)
 
     def calibrated(masks: Tensor) -> Tensor:
         found = []
@@ -200,7 +213,7 @@ def _choice_losses(problem: Problem) -> Losses:
         return torch.stack(found)
 
     per_pair = scorer.losses if problem.config.target_on == "loss" else calibrated
-    return lambda masks: mean_and_error(per_pair(masks).cpu(), templates)
+    return lambda masks: problem.choice.scores(per_pair(masks))
 
 
 def _calibration(problem: Problem, mask: Tensor) -> Calibration:
@@ -221,8 +234,7 @@ def _drop_unreachable(problem: Problem, chosen: Chosen, losses: Losses) -> tuple
         if not found.candidates or not chosen.met:
             return chosen, found
         fewer = chosen.mask - layout.flat(found.candidates)
-        mean, error = losses(fewer[None])
-        if float(mean + error) > problem.target:
+        if float(losses(fewer[None]).bound) > problem.target:
             return chosen, found
         chosen = Chosen(mask=fewer, curve=chosen.curve, met=True)
 

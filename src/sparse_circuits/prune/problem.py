@@ -22,6 +22,7 @@ from sparse_circuits.data.shards import Shards
 from sparse_circuits.kernels.sparse_product import frozen
 from sparse_circuits.model.folder import model_hash
 from sparse_circuits.model.transformer import SparseTransformer
+from sparse_circuits.prune.choice import ChoiceBatch, choice_batch
 from sparse_circuits.prune.config import PruneConfig
 from sparse_circuits.prune.mask import NodeLayout
 from sparse_circuits.tasks.pairs import Pairs
@@ -45,15 +46,20 @@ class Problem:
     def layout(self) -> NodeLayout:
         return NodeLayout.of(self.model.widths)
 
-    def scorer(self, split: str, n: int = EVAL_PAIRS) -> MaskScorer:
-        """Scores masks on the first n pairs of a split."""
+    @cached_property
+    def choice(self) -> ChoiceBatch:
+        """What nodes are chosen on."""
+        return choice_batch(self.pairs, self.config.val_pairs, self.config.choice_train_pairs)
+
+    def scorer(self, split: str) -> MaskScorer:
+        """Scores masks on the pairs of a split that losses are reported on."""
         pairs = self.pairs[split]
+        return self.scorer_of(pairs.take(range(min(EVAL_PAIRS, pairs.n))))
+
+    def scorer_of(self, pairs: Pairs) -> MaskScorer:
+        """Scores masks on these pairs."""
         return MaskScorer(
-            model=self.model,
-            layout=self.layout,
-            values=self.values,
-            pairs=pairs.take(range(min(n, pairs.n))),
-            kind=self.config.loss_kind,
+            model=self.model, layout=self.layout, values=self.values, pairs=pairs, kind=self.config.loss_kind
         )
 
     @cached_property

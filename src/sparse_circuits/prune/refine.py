@@ -1,7 +1,7 @@
 """Edge-level refinement: from the nodes a circuit needs to the single weights it needs (METHOD D13).
 
 Node pruning keeps every nonzero weight between two kept nodes, needed or not; the paper names that as a limitation. Starting
-from a pruned circuit whose validation loss meets the target:
+from a pruned circuit that meets its target where its nodes were chosen:
 1. Rank its edges by a first estimate of what cutting each does: with w the weight and b the bias of its target, cutting
    changes them by -w and w * mu, so the loss changes by about -w dL/dw + w mu dL/db (one backward pass for all edges).
 2. Cut as many of the least important as the target allows, found by bisection over that ranking.
@@ -10,7 +10,8 @@ from a pruned circuit whose validation loss meets the target:
 4. Nodes: those without a path to the logits together, then each alone in the same way. What goes takes its edges along.
 5. With `minimal`, 3 and 4 again until neither finds anything: then no node and no edge can go without breaking the target.
 
-The target holds where mean + standard error of the validation loss stay within it, as for nodes (D11); test is only reported.
+The target holds where mean + standard error of the loss on the choice batch stay within it, as for nodes (choice.py); test is
+only reported.
 """
 
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ from sparse_circuits.model.edge_weights import site_pairs
 from sparse_circuits.model.folder import model_hash
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.prune.calibrate import calibrate
-from sparse_circuits.prune.discretize import mean_and_error
+from sparse_circuits.prune.choice import Scores, choice_batch
 from sparse_circuits.prune.mask import NodeLayout
 from sparse_circuits.sites import Edge, Node
 from sparse_circuits.tasks.pairs import Pairs
@@ -74,18 +75,15 @@ class _State:
 
 
 class _Judge:
-    """Scores states of one circuit on its fixed validation batch."""
+    """Scores states of one circuit on its choice batch."""
 
     def __init__(self, circuit: Circuit, model: SparseTransformer, pairs: dict[str, Pairs], target: float) -> None:
         device = next(model.parameters()).device
         self.circuit, self.model, self.pairs, self.target = circuit, model, pairs, target
         self.values = {site: value.to(device) for site, value in own_values(circuit).items()}
         self.layout = NodeLayout.of(model.widths)
-        given = circuit.recipe.get(
-            "val_pairs", VAL_PAIRS
-        )  # those that chose its nodes: the target is held on one batch (D11)
-        self.val = pairs["val"].take(range(min(given, pairs["val"].n)))
-        self.templates = torch.tensor([pair.template for pair in self.val.texts])
+        given = circuit.recipe  # what chose its nodes: the target is held on one batch (D11)
+        self.batch = choice_batch(pairs, given.get("val_pairs", VAL_PAIRS), given.get("choice_train_pairs", 0))
 
     def scorer(self, state: _State, pairs: Pairs) -> MaskScorer:
         return MaskScorer(
@@ -100,14 +98,13 @@ class _Judge:
     def mask(self, state: _State) -> Tensor:
         return self.layout.flat(state.nodes)[None]
 
-    def loss(self, state: _State) -> tuple[float, float]:
-        """Mean validation loss and its standard error, nats."""
-        mean, error = mean_and_error(self.scorer(state, self.val).losses(self.mask(state)).cpu(), self.templates)
-        return float(mean), float(error)
+    def scores(self, state: _State) -> Scores:
+        """Of one state, on the choice batch."""
+        return self.batch.scores(self.scorer(state, self.batch.pairs).losses(self.mask(state)))
 
     def bound(self, state: _State) -> float:
-        """What the target is held against: mean + standard error."""
-        return sum(self.loss(state))
+        """What the target is held against."""
+        return float(self.scores(state).bound)
 
     def calibration(self, state: _State) -> Calibration:
         """Scale and shift fitted on the training pairs (METHOD D6)."""
@@ -120,7 +117,11 @@ class _Judge:
     def bounds_without_each_edge(self, state: _State) -> list[float]:
         """The bound with each edge cut too, in the order of state.edges. A cut reaches nothing before its target."""
         changes = [(e.target.site, partial(cut_weights, self.model, (*state.cut, e), self.values)) for e in state.edges]
-        return self._bounds(self.scorer(state, self.val).losses_where(self.mask(state), changes)) if changes else []
+        return (
+            self._bounds(self.scorer(state, self.batch.pairs).losses_where(self.mask(state), changes))
+            if changes
+            else []
+        )
 
     def bounds_without_each_node(self, state: _State) -> list[float]:
         """The bound with each node ablated too, in the order of state.nodes.
@@ -132,13 +133,12 @@ class _Judge:
         together = [node for node in state.nodes if node not in values]
         masks = self.mask(state).repeat(len(together), 1)
         masks[range(len(together)), [self.layout.index(node) for node in together]] = 0.0
-        bounds = self._bounds(self.scorer(state, self.val).losses(masks)) if together else []
+        bounds = self._bounds(self.scorer(state, self.batch.pairs).losses(masks)) if together else []
         found = dict(zip(together, bounds, strict=True))
         return [found[n] if n in found else self.bound(state.without_nodes([n])) for n in state.nodes]
 
     def _bounds(self, losses: Tensor) -> list[float]:
-        means, errors = mean_and_error(losses.cpu(), self.templates)
-        return (means + errors).tolist()
+        return self.batch.scores(losses).bound.tolist()
 
     def holds(self, state: _State) -> bool:
         return self.bound(state) <= self.target
@@ -151,15 +151,15 @@ class _Judge:
         return find_edges(self.model, state.nodes, prompt_tokens, train.completions.unique().tolist(), cut=state.cut)
 
     def estimates(self, state: _State) -> list[float]:
-        """First-order change of the validation loss when each edge is cut, in the order of state.edges."""
+        """First-order change of the loss on the choice batch when each edge is cut, in the order of state.edges."""
         parameters = dict(self.model.named_parameters())
         names = sorted({f"{pair.linear}.{part}" for pair in site_pairs(self.model) for part in ("weight", "bias")})
         cut = cut_weights(self.model, state.cut, self.values)
         leaves = {name: cut.get(name, parameters[name]).detach().clone().requires_grad_() for name in names}
-        scorer = self.scorer(state, self.val)
+        scorer = self.scorer(state, self.batch.pairs)
         with torch.enable_grad():
-            tap = scorer.tap(self.mask(state), 2 * self.val.n)
-            loss = pair_losses(self.model, self.val, tap, self.circuit.loss_kind, leaves).mean()
+            tap = scorer.tap(self.mask(state), 2 * self.batch.pairs.n)
+            loss = pair_losses(self.model, self.batch.pairs, tap, self.circuit.loss_kind, leaves).mean()
             grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         slopes = {n: torch.zeros_like(leaves[n]) if g is None else g for n, g in zip(names, grads, strict=True)}
         pairs = {(pair.source, pair.target): pair for pair in site_pairs(self.model)}
@@ -187,7 +187,7 @@ def refine(
 
     minimal: go on until no node and no edge can go alone. What can still go is in `removable` either way.
     Raises ValueError if model, task or tokenizer are not the circuit's own, if it has no target, or if it misses its target on
-    validation already.
+    the choice batch already.
     """
     judge = _judge(circuit, model, task, tokenizer)
     state = _State(nodes=circuit.nodes, edges=circuit.edges, cut=circuit.cut_edges)
@@ -195,8 +195,8 @@ def refine(
         before = judge.bound(state)
         if before > judge.target:
             raise ValueError(
-                f"this circuit's validation loss with its standard error is {before:.3f}, above its target {judge.target}; "
-                "refine a circuit that meets it (other seeds, or a higher target_loss)"
+                f"this circuit's loss where its nodes were chosen, with its standard error, is {before:.3f}, above its target "
+                f"{judge.target}; refine a circuit that meets it (other seeds, or a higher target_loss)"
             )
         state = _cut_by_estimate(judge, state)
         progress.say(f"{len(circuit.edges)} edges, {len(state.edges)} after cutting by estimate")
@@ -210,7 +210,7 @@ def refine(
 
 
 def minimality(circuit: Circuit, model: SparseTransformer, task: Task, *, tokenizer: Any) -> tuple[str, ...]:
-    """Nodes and edges of a circuit that could each go alone without missing its target on validation, by name.
+    """Nodes and edges of a circuit that could each go alone without missing its target on the choice batch, by name.
 
     Raises ValueError as `refine` does for what does not fit.
     """
@@ -220,7 +220,7 @@ def minimality(circuit: Circuit, model: SparseTransformer, task: Task, *, tokeni
 
 
 def with_minimality(circuit: Circuit, model: SparseTransformer, task: Task, *, tokenizer: Any) -> Circuit:
-    """The circuit with `removable` measured: one forward pass over the validation pairs per node and edge.
+    """The circuit with `removable` measured: one forward pass over the choice batch per node and edge.
 
     Not measured, None, for a circuit that misses its target (there is nothing to keep) or has it on the calibrated loss.
     """
@@ -302,7 +302,7 @@ def _finished(judge: _Judge, state: _State) -> Circuit:
         scorer = judge.scorer(state, pairs)
         tap = scorer.tap(mask, 2 * pairs.n)
         scores[split] = score(judge.model, pairs, tap, scorer.kind, calibration, scorer.weights)
-    base, _ = judge.loss(state)
+    base = float(judge.scores(state).mean)
     return judge.circuit.replace(
         nodes=state.nodes,
         edges=found.edges,
@@ -313,7 +313,7 @@ def _finished(judge: _Judge, state: _State) -> Circuit:
         constant_nodes=found.constant,
         stranded_nodes=found.candidates,
         removable=_removable(judge, state),
-        node_effects=tuple(judge.loss(state.without_nodes([node]))[0] - base for node in state.nodes),
+        node_effects=tuple(float(judge.scores(state.without_nodes([node])).mean) - base for node in state.nodes),
         loss=SplitLosses(**{split: found.loss for split, found in scores.items()}),
         calibrated_loss=SplitLosses(**{split: found.calibrated_loss for split, found in scores.items()}),
         accuracy=scores["test"].accuracy,

@@ -116,6 +116,15 @@ class Pairs:
         return Pairs(tokens, lengths, completions, self.texts, self.fixed_completions)
 
 
+def joined(parts: Sequence[Pairs]) -> Pairs:
+    """Batches of one task one after another, padded to the longest prompt of all."""
+    width = max(part.tokens.shape[-1] for part in parts)
+    tokens = torch.cat([torch.nn.functional.pad(part.tokens, (0, width - part.tokens.shape[-1])) for part in parts])
+    lengths, completions = (torch.cat([getattr(part, name) for part in parts]) for name in ("lengths", "completions"))
+    texts = tuple(pair for part in parts for pair in part.texts)
+    return Pairs(tokens, lengths, completions, texts, parts[0].fixed_completions)
+
+
 def encode_pairs(tokenizer: Any, pairs: Sequence[Pair]) -> list[EncodedPair]:
     """Tokenises pairs in one batch; prompts keep their last 255 tokens. Faults are reported, not raised."""
     texts = [text for p in pairs for text in (p.prompt_a, p.prompt_b, p.completion_a, p.completion_b)]

@@ -44,12 +44,14 @@ class Effort:
     """Parts of the circuit that are ablated in both."""
     orders: int = 16
     """Orders in which outside nodes are let back in."""
+    alone: int = 32
+    """Pairs on which nodes are binarised one by one."""
     control_share: int = 4
     """A control draws this many times less: it is far off, and its scale is all that is asked of it."""
 
 
 FULL = Effort()
-QUICK = Effort(sets=16, parts=12, orders=5)
+QUICK = Effort(sets=16, parts=12, orders=5, alone=8)
 
 
 def row(

@@ -1,7 +1,8 @@
-"""The measurements of a report card as rows, second half: what happens inside the circuit and around it (F6-F9, F14).
+"""The measurements of a report card as rows, second half: what happens inside the circuit and around it (F6-F9, F14, 1h).
 
-Nodes and heads against the model's (F6, F7), values exchanged between circuit and model or taken from other prompts (F8), partial
-and adversarial ablation of what is outside (F9), shifted splits and real code (F14). As in measure.py every row has its control.
+Nodes and heads against the model's (F6, F7), nodes with two levels only (1h), values exchanged between circuit and model or taken
+from other prompts (F8), partial and adversarial ablation of what is outside (F9), shifted splits and real code (F14). As in
+measure.py every row has its control.
 """
 
 from dataclasses import replace
@@ -9,6 +10,7 @@ from dataclasses import replace
 from sparse_circuits.circuit.evaluate import usable_tokens
 from sparse_circuits.tasks.load import load_task, task_names
 from sparse_circuits.tasks.mined import mine_task
+from sparse_circuits.validate.binarise import binarisation
 from sparse_circuits.validate.card import Row
 from sparse_circuits.validate.faithfulness import faithfulness
 from sparse_circuits.validate.interchange import interchange, interchange_accuracy, resample_ablation
@@ -100,6 +102,25 @@ def _head(head: HeadDivergence) -> dict[str, object]:
 def _count(value: int | float, subject: Subject) -> Estimate:
     """A number that is as it is, whatever pairs are drawn."""
     return Estimate(value=float(value), low=float(value), high=float(value), n=subject.pairs.n)
+
+
+def binarisation_rows(subject: Subject, effort: Effort) -> tuple[Row, ...]:
+    """1h: every node at one of two levels, beside what is lost where it has but one."""
+    found = binarisation(subject, alone=effort.alone)
+    if found is None or found.rise is None:
+        return (missing("binarisation", NO_NODES if found is None else "no node varies in the circuit"),)
+    worst = sorted(found.nodes, key=lambda node: node.rise.value, reverse=True)[:3]
+    each = [[str(node.node), node.low, node.high, brief(node.rise), brief(node.explained)] for node in found.nodes]
+    return (
+        row(
+            "binarisation",
+            found.rise,
+            control=found.one_level,
+            control_name="one level, each node's mean",
+            said="alone lose most: " + ", ".join(f"{node.node} {node.rise.value:.3g}" for node in worst),
+            details={"loss": brief(found.loss), "nodes": each, "constant": [str(node) for node in found.constant]},
+        ),
+    )
 
 
 def interchange_rows(subject: Subject, effort: Effort) -> tuple[Row, ...]:  # noqa: ARG001

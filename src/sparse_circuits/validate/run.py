@@ -1,8 +1,8 @@
 """`validate()`: the report card of a circuit in one call.
 
 1. Find the circuit's model, task and tokenizer, and draw held-out pairs. 2. Measure, cheapest first: what the quick card holds
-(F1-F7, F9a, F14), what takes longer (F8, F9b, real code), and the controls, which prune again (F10-F13, F15). 3. Each measurement
-is stored as soon as it is made, where a folder is given. 4. Judge (verdict.py).
+(F1-F7, 1h, F9a, F14), what takes longer (F8, F9b, real code), and the controls, which prune again (F10-F13, F15). 3. Each
+measurement is stored as soon as it is made, where a folder is given. 4. Judge (verdict.py).
 
 A measurement that cannot be made of this circuit is a row that says why, never an error: a published circuit has no recipe to prune
 again with, a task may have no shifted split.
@@ -37,6 +37,7 @@ from sparse_circuits.validate.measure import (
 from sparse_circuits.validate.measure_inside import (
     adversarial_rows,
     attention_rows,
+    binarisation_rows,
     interchange_rows,
     mined_rows,
     resample_rows,
@@ -61,6 +62,7 @@ QUICK_MEASURES: Mapping[str, Measure] = {
     "minimality": minimality_rows,
     "roles": role_rows,
     "attention": attention_rows,
+    "binarisation": binarisation_rows,
     "stochastic_ablation": stochastic_rows,
     "shifted_splits": shifted_rows,
 }

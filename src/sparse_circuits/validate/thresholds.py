@@ -122,6 +122,13 @@ STANDARDS: Mapping[str, Standard] = {
         high=0.0,
         why="Such a head does nothing that the model's head does; one is enough to make the picture of the circuit wrong.",
     ),
+    "binarisation": Standard(
+        number="1h",
+        unit="rise of the circuit's loss when each of its nodes has two levels, nats",
+        high=0.2,
+        need="beside",
+        why="From the usual target to half of what guessing loses (0.35): nodes that only say yes or no still do the task.",
+    ),
     "interchange": Standard(
         number="F8",
         unit="rise of the loss when nodes take the values they have in the other of circuit and model, nats",

@@ -13,9 +13,10 @@ The words, from worst to best; each says what the measurements allow, and not mo
 - `trustworthy`: every essential row that applies passed, and so did the controls nonsense and random_init.
 
 Not essential: sufficiency (a miss of the target by a hair is a miss of the target, and faithfulness says by how much), minimality
-(idle nodes make a circuit larger, not wrong), attention (patterns also differ where the task has nothing to ask), adversarial
-(an adversary also breaks models), mined (few pairs), and the controls on ablation, norms and seeds, which say how far the result
-depends on choices, not whether it is true of the model. They are named among the reasons where they fail.
+(idle nodes make a circuit larger, not wrong), attention (patterns also differ where the task has nothing to ask), binarisation
+(how simply a circuit can be read: one that counts is no less true), adversarial (an adversary also breaks models), mined (few
+pairs), and the controls on ablation, norms and seeds, which say how far the result depends on choices, not whether it is true of
+the model. They are named among the reasons where they fail.
 """
 
 from collections.abc import Mapping
