@@ -62,6 +62,13 @@ class Way:
         change = Change(at)
         return contrast(self.model, self.pairs, change if self.mask is None else Chain(self.mask, change))
 
+    @torch.no_grad()
+    def seen(self, at: Mapping[str, Callable[[Tensor], Tensor]], site: str) -> tuple[Tensor, Tensor]:
+        """What `changed` gives, and the activation at a site in the same pass."""
+        found = Record([site])
+        taps = (tap for tap in (self.mask, Change(at), found) if tap is not None)
+        return contrast(self.model, self.pairs, Chain(*taps)), found.acts[site]
+
     def exchanged(self, site: str, channels: Iterable[int]) -> Callable[[Tensor], Tensor]:
         """Gives each prompt the other one's channels where the prompts part."""
         other, found = self.rows ^ 1, self.acts[site]

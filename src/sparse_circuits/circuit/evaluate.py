@@ -20,6 +20,7 @@ from sparse_circuits.bundled.folders import NAMES, bundled_folder
 from sparse_circuits.circuit.circuit import LOSS_KINDS, Calibration, Circuit, LossKind
 from sparse_circuits.circuit.cuts import cut_weights
 from sparse_circuits.data.tokenizer import read_tokenizer, tokenizer_hash, vocab_size
+from sparse_circuits.kernels.sparse_product import frozen
 from sparse_circuits.model.folder import model_hash, stored_tokenizer_hash
 from sparse_circuits.model.taps import Mask, Tap
 from sparse_circuits.model.transformer import SparseTransformer
@@ -155,13 +156,15 @@ def score(
     weights: Weights | None = None,
 ) -> Evaluation:
     """Loss, accuracy and calibrated loss on given pairs."""
-    contrasts = contrast(model, pairs, tap, weights)
+    with frozen(model):
+        contrasts = contrast(model, pairs, tap, weights)
+        losses = binary_losses(contrasts) if kind == "binary" else pair_losses(model, pairs, tap, kind, weights)
     right = (contrasts[:, 0] > 0).float().mean() + (contrasts[:, 1] < 0).float().mean()
     calibrated = None
     if calibration is not None:
         calibrated = float(binary_losses(calibration.scale * contrasts + calibration.shift).mean())
     return Evaluation(
-        loss=float(pair_losses(model, pairs, tap, kind, weights).mean()),
+        loss=float(losses.mean()),
         loss_kind=kind,
         accuracy=float(right / 2),
         n_pairs=pairs.n,

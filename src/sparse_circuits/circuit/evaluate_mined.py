@@ -23,6 +23,7 @@ from sparse_circuits.circuit.evaluate import (
     contrast,
     last_logits,
 )
+from sparse_circuits.kernels.sparse_product import frozen
 from sparse_circuits.model.folder import stored_tokenizer_hash
 from sparse_circuits.model.taps import Tap
 from sparse_circuits.model.transformer import SparseTransformer
@@ -74,9 +75,10 @@ def evaluate_mined(
     asked = _Asked(model, None, {})
     if circuit is not None:
         asked = _Asked(model, circuit_tap(circuit, model), circuit_weights(circuit, model))
-    contrasts = _pair_contrasts(asked, mined.pairs) if mined.pairs is not None else torch.zeros(0, 2)
+    with frozen(model):
+        contrasts = _pair_contrasts(asked, mined.pairs) if mined.pairs is not None else torch.zeros(0, 2)
+        classes = [_answered(asked, _some([p for p in mined.points if p.side == side], most)) for side in (0, 1)]
     right = torch.stack([contrasts[:, 0] > 0, contrasts[:, 1] < 0], -1).float()
-    classes = [_answered(asked, _some([p for p in mined.points if p.side == side], most)) for side in (0, 1)]
     answered = torch.cat(classes)
     return MinedEvaluation(
         loss=float(binary_losses(contrasts).mean()) if len(contrasts) else None,

@@ -17,6 +17,7 @@ from typing import Any
 from sparse_circuits.circuit.circuit import Circuit, load_circuit
 from sparse_circuits.circuit.evaluate import own_values
 from sparse_circuits.hub.origins import load_origins
+from sparse_circuits.kernels.sparse_product import frozen
 from sparse_circuits.log import SILENT, Progress
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.tasks.task import Task
@@ -122,7 +123,8 @@ def validate(
     found = load_origins(examined, model=model, task=task, tokenizer=tokenizer)
     subject = Subject.of(examined, found.model, found.task, found.tokenizer, n=pairs, split="test", seed=seed)
     folder = CardFolder.open(out, examined, shared)  # now, so that a refusal leaves nothing behind
-    parts = _measured(_Measuring(subject, QUICK if quick else FULL, quick, chosen), folder, progress)
+    with frozen(found.model):
+        parts = _measured(_Measuring(subject, QUICK if quick else FULL, quick, chosen), folder, progress)
     rows = {row.name: row for part in parts.values() for row in part.rows}
     names = {name: tuple(row.name for row in part.rows) for name, part in parts.items()}
     verdict = judge(rows, names)

@@ -297,7 +297,7 @@ function legend() {
     key("key-token", "token edge: embedding, unembedding"),
     key("key-link", "same residual channel (structure, not counted)"),
     key("key-effect", "darker box = larger loss rise without it"),
-    key("key-constant", "dotted border: no token reaches it"),
+    key("key-constant", "dotted border: no weights lead to it from a token"),
     key("key-head", "frame: one attention head"),
   );
 }

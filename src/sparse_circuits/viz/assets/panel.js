@@ -97,7 +97,7 @@ function pairing(node) {
 
 function details(node) {
   const badges = [
-    node.constant ? "constant: no token reaches it" : null,
+    node.constant ? "constant: no weights lead to it from a token" : null,
     node.stranded ? "stranded: no path to the logits, yet needed" : null,
   ];
   const close = h(
