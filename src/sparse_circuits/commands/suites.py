@@ -116,7 +116,10 @@ def circuits_table(
     page = circuits_page(sparse, twin, command)
     if out is not None:
         write_text(out, page)
-    data = {"tasks": sparse["tasks"], "ratios": None if twin is None else ratios(sparse, twin), "file": out}
+    compared = {"ratios": None, "ratios_on_validation": None}
+    if twin is not None:
+        compared = {"ratios": ratios(sparse, twin), "ratios_on_validation": ratios(sparse, twin, "val")}
+    data = {"tasks": sparse["tasks"], **compared, "file": out}
     return Output(data, page if out is None else f"table in {out}")
 
 
