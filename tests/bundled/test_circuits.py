@@ -94,15 +94,19 @@ def test_what_the_text_says_of_the_cards_is_what_they_say():
         f"rises by up to {max(values['binarisation']):.1f} nats",
     ):
         assert said in text, said
+    beside = compare([SUITES / "bundled", SUITES / "bundled-kl"])["recipes"]["plain"]
+    plain, kl = (beside["suites"][label] for label in ("task_loss", "kl_to_model"))
+    assert len(beside["tasks"]) == 14 and (kl["met"], plain["met"]) == (4, 9)
+    assert kl["nodes"] / plain["nodes"] == pytest.approx(1.1, abs=0.02)
+    assert kl["edges"] / plain["edges"] == pytest.approx(7 / 6, abs=0.02)
     counts = {15: ("agreement", "same_choice", "faithfulness", "necessity", "random_circuit"), 3: ("shifted_splits",)}
     counts |= {0: ("roles", "completeness", "relaxation", "robust_loss"), 4: ("binarisation",), 11: ("dead_heads",)}
     for count, names in counts.items():
         assert {passing[name] for name in names} == {count}
 
 
-def test_cards_name_no_machine():
-    for name in CIRCUITS:
-        for file in CIRCUITS[name].rglob("*.json"):
-            assert "/tmp" not in file.read_text() and "/work" not in file.read_text(), file
+def test_files_name_no_machine():
+    for file in (*SUITES.rglob("*.json"), *(file for folder in CIRCUITS.values() for file in folder.rglob("*.json"))):
+        assert "/tmp" not in file.read_text() and "/work" not in file.read_text(), file
     for file in SUITES.glob("*/suite.json"):
         assert read_json(file)["model"]["where"] == file.parent.name

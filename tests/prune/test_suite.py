@@ -116,7 +116,9 @@ def test_ratios_by_hand() -> None:
     }
     dense["tasks"]["c"]["seeds"].append({"nodes": 1, "edges": 1, "met_on_val": True})  # chosen well, and a miss on test
     found = ratios(sparse, dense, "val")["plain"]
-    assert found["tasks"] == ["a", "b", "c"] and found["ratio"]["nodes"] == pytest.approx((8 * 32 / 2 / 8 / 9) ** (1 / 3))
+    assert found["tasks"] == ["a", "b", "c"] and found["ratio"]["nodes"] == pytest.approx(
+        (8 * 32 / 2 / 8 / 9) ** (1 / 3)
+    )
     page = circuits_page(sparse, dense, "the command")
     assert "| c | 1 | 1 | 0.200 MISS |" in page and "3 tasks: 3 min of pruning" in page
 
