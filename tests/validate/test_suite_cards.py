@@ -305,7 +305,7 @@ def test_the_page(two: list[Path]) -> None:
         "- They also differ in `steps`: 200 (task_loss), 400 (kl_to_model).",
     ):
         assert f"{line}\n" in page, line
-    assert "Made by `the command`" in page and "2 seeds per task" in page
+    assert "Made by `the command`" in page and "seeds per task: 2" in page
 
 
 def test_an_unproven_circuit_says_why(tmp_path: Path) -> None:

@@ -65,12 +65,12 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """Validation loss with the k most important nodes kept (METHOD D11)."""
+    """Loss with the k most important nodes kept, on the prompts that choose nodes (METHOD D11)."""
 
     nodes: int
     """k."""
     loss: float
-    """Mean task loss on the fixed validation pairs, nats."""
+    """Mean task loss, nats."""
     standard_error: float
     """Standard error of that mean, nats."""
 
@@ -143,11 +143,11 @@ class Circuit:
     calibration: Calibration | None = None
     curve: tuple[CurvePoint, ...] = ()
     removable: tuple[str, ...] | None = None
-    """Nodes (`site[c]`) and edges (`site[c] -> site[c]`) that could each go, alone, without missing the target on validation;
-    empty for a minimal circuit, None: not measured."""
+    """Nodes (`site[c]`) and edges (`site[c] -> site[c]`) that could each go, alone, without missing the target where nodes were
+    chosen; empty for a minimal circuit, None: not measured."""
     node_effects: tuple[float, ...] = ()
-    """Rise of the validation loss (imported: of the published loss) when that node alone is ablated from the circuit,
-    nats; one per node."""
+    """Rise of the loss on the prompts that chose the nodes (imported: of the published loss) when that node alone is ablated from
+    the circuit, nats; one per node."""
     reference: Mapping[str, Any] = field(default_factory=dict)
     """What the ablation values were measured on: tokens and corpus hash."""
     recipe: Mapping[str, Any] = field(default_factory=dict)

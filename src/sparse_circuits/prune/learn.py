@@ -119,8 +119,8 @@ class _Steering:
 
     A step changes its logarithm by `STEER_RATE` times (aim - loss) / aim, cut to [-1, 1], of the running mean of the loss. The
     steered loss swings about the aim, and learning may end anywhere, so every state within the aim is a candidate: one whose
-    running mean was not above it, nor the loss of its own few pairs. The smallest of many such states is one that had luck with
-    its pairs (bundled model, `for_while`: its loss was four times the aim), so the candidates are judged again, on one batch.
+    running mean was not above it, nor the loss of its own few pairs. The smallest of many such states tends to have had luck with
+    its pairs, so the candidates are judged again, all on one batch.
     """
 
     def __init__(self, aim: float | None, tau: Float[Tensor, "S N"]) -> None:

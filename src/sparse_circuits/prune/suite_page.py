@@ -2,7 +2,7 @@
 
 It reads suite.json (suite.py) and computes only what a table needs: geometric means over the tasks in which both models have
 a circuit that meets its target, and their ratios. A miss is printed as a miss and is in no mean. Which tasks count is decided on
-test; beside it on validation, where circuits are chosen: there both have the same loss by construction, in more tasks.
+test; beside it on validation, where circuits are chosen: both are pruned to the same loss there, in more tasks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,9 @@ def ratios(sparse: Suite, dense: Suite, where: Split = "test") -> dict[str, Any]
     for kind in KINDS:
         both = [name for name in sparse["tasks"] if all(_met(suite, name, kind, where) for suite in (sparse, dense))]
         means = {
-            side: {what: _geometric([suite["tasks"][name][kind][what] for name in both]) for what in ("nodes", "edges")}
+            side: {
+                what: geometric_size([suite["tasks"][name][kind][what] for name in both]) for what in ("nodes", "edges")
+            }
             for side, suite in (("sparse", sparse), ("dense", dense))
         }
         ratio = {what: _over(means["dense"][what], means["sparse"][what]) for what in ("nodes", "edges")}
@@ -71,8 +73,8 @@ def _met(suite: Suite, name: str, kind: str, where: Split) -> bool:
     return any(seed["met_on_val"] for seed in found["seeds"])
 
 
-def _geometric(sizes: Sequence[int]) -> float | None:
-    """None for no sizes; a circuit without edges counts as one."""
+def geometric_size(sizes: Sequence[int]) -> float | None:
+    """Geometric mean of circuit sizes: None for none; a circuit without edges counts as one."""
     return geometric_mean(max(1, size) for size in sizes) if sizes else None
 
 

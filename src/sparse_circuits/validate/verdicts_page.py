@@ -10,11 +10,12 @@ It reads cards.json of suites (suite_cards.py) and computes only what tables nee
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import geometric_mean, median
+from statistics import median
 from typing import Any
 
 from sparse_circuits.markdown import markdown_table
 from sparse_circuits.prune.suite import KINDS
+from sparse_circuits.prune.suite_page import geometric_size
 from sparse_circuits.validate.suite_cards import read_cards
 
 Cards = Mapping[str, Any]
@@ -105,9 +106,8 @@ def _side_by_side(suites: Mapping[str, Cards], kind: str) -> dict[str, Any]:
 
 def _summary(circuits: Sequence[Cards]) -> dict[str, Any]:
     """Of one recipe's circuits; the sizes are None for no circuits, and a circuit without edges counts as one."""
-    sizes = {size: [max(1, circuit[size]) for circuit in circuits] for size in ("nodes", "edges")}
     return {
-        **{size: geometric_mean(found) if found else None for size, found in sizes.items()},
+        **{size: geometric_size([circuit[size] for circuit in circuits]) for size in ("nodes", "edges")},
         "met": sum(bool(circuit["met"]) for circuit in circuits),
         "passed": sum(circuit["passed"] for circuit in circuits),
         "rows": _rows(circuits),
@@ -162,7 +162,7 @@ def _legend(found: Mapping[str, Any]) -> str:
     for label, suite in found["suites"].items():
         recipe = suite["recipe"]
         words = OBJECTIVES[recipe["objective"]] + (f", {NOISE}" if recipe["stochastic_ablation"] else "")
-        lines.append(f"- **{label}**: {words}; {suite['seeds']} seeds per task.")
+        lines.append(f"- **{label}**: {words}; seeds per task: {suite['seeds']}.")
     others = {name: told for name, told in found["differs"].items() if name not in ("objective", "stochastic_ablation")}
     for name, told in others.items():
         lines.append(

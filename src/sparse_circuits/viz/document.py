@@ -94,7 +94,7 @@ class NodeView(Config):
     head: int | None
     """Attention head of a q, k or v channel."""
     effect: float | None
-    """Rise of the validation loss when only this node is ablated, nats; None where it was not measured."""
+    """Rise of the loss where nodes were chosen when only this one is ablated, nats; None where it was not measured."""
     constant: bool | None
     stranded: bool | None
     bias: float | None
@@ -149,7 +149,7 @@ class MatrixCount(Config):
 
 
 class CurveView(Config):
-    """Validation loss with the k most important nodes kept."""
+    """Loss with the k most important nodes kept, on the prompts that chose them."""
 
     nodes: int
     loss: float | None

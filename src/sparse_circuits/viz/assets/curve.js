@@ -1,5 +1,5 @@
-// Loss against k: validation loss with the k most important nodes kept, before the greedy deletion, with standard errors,
-// the target, the loss of the full model, the smallest k that qualifies, and the final circuit.
+// Loss against k: loss, on the prompts that choose nodes, with the k most important nodes kept, before the greedy deletion, with standard errors,
+// the target, the loss of the full model, the smallest k whose plotted loss and error meet it, and the final circuit.
 
 import { h, num, s, tips } from "./dom.js";
 import { doc } from "./state.js";
@@ -51,7 +51,7 @@ function axes({ x, y, xTicks, yTicks }) {
     s(
       "text",
       { class: "y title", transform: `translate(12 ${(SIZE.top + floor) / 2}) rotate(-90)` },
-      "validation loss, nats",
+      "loss where nodes are chosen, nats",
     ),
   );
 }
@@ -99,7 +99,7 @@ function picture(log) {
   const route = drawn
     .map((point, i) => `${i ? "L" : "M"}${scale.x(point.nodes).toFixed(1)} ${scale.y(point.loss).toFixed(1)}`)
     .join("");
-  const label = `validation loss against number of nodes; target ${num(header.target_loss)}, final circuit ${header.nodes} nodes at ${num(header.loss.val)}`;
+  const label = `loss where nodes are chosen against number of nodes; target ${num(header.target_loss)}, final circuit ${header.nodes} nodes at ${num(header.loss.val)}`;
   const final = [scale.x(header.nodes), scale.y(header.loss.val ?? 0)];
   return s(
     "svg",

@@ -23,7 +23,7 @@ const GLOSSARY = [
     "The same after scaling (and, where completions are fixed, shifting) the difference of the two logits, fitted on training pairs. The target applies to the uncalibrated loss unless stated.",
   ],
   ["empty circuit", "Test loss with every node ablated: what the ablation values alone achieve."],
-  ["effect", "Rise of the validation loss when this node alone is ablated from the circuit."],
+  ["effect", "Rise of the loss, on the prompts that chose the nodes, when this node alone is ablated from the circuit."],
   ["ablated to", "The value a node is set to when it is ablated; for mean_pretrain its mean over training text."],
   ["constant", "A kept node that no token can reach through kept nodes; it acts as a bias, unless AbsTopK lets it through on some prompts only."],
   ["stranded", "A kept node without a path to the logits whose removal would miss the target."],
