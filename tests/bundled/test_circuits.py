@@ -8,7 +8,7 @@ import pytest
 import sparse_circuits as sc
 from sparse_circuits.bundled.folders import bundled_circuits
 from sparse_circuits.files import read_json
-from sparse_circuits.prune.suite_page import circuits_page, ratios, read_suite
+from sparse_circuits.prune.suite_page import circuits_page, ratios, read_suite, summary_table
 from sparse_circuits.tasks.load import task_names
 from sparse_circuits.validate.card_folder import card_beside
 from sparse_circuits.validate.suite_cards import read_cards
@@ -45,6 +45,7 @@ def test_the_page_is_made_from_the_files(suite):
     dense = read_suite(SUITES / "bundled-dense")
     command = "sparse-circuits circuits table docs/circuits/bundled --dense docs/circuits/bundled-dense"
     assert (ROOT / "docs" / "circuits.md").read_text() == circuits_page(suite, dense, command)
+    assert summary_table(suite, dense).strip() in (ROOT / "README.md").read_text()
     text = " ".join((ROOT / "README.md").read_text().split())
     for kind, found in ratios(suite, dense, "val").items():
         assert f"{found['ratio']['edges']:.1f} times fewer edges" in text, kind

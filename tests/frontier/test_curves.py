@@ -35,7 +35,7 @@ def test_no_edges_count_as_one() -> None:
 def test_common_means_leave_out_a_missed_task_for_everybody() -> None:
     found = curves(four_points()[:2] + four_points()[3:])  # without the dense point that misses two of three
     assert found.tasks == ("quotes", "brackets", "chains")
-    assert found.common == ("quotes", "brackets") and found.drawn == "common"
+    assert found.over["common"].tasks == ("quotes", "brackets") and found.drawn == "common"
     nodes, edges = found.sizes["nodes", "common"], found.sizes["edges", "common"]
     assert nodes == pytest.approx({"w64": 8, "w128": math.sqrt(200), "dense_w64": 120})
     assert edges == pytest.approx({"w64": 4, "w128": 10, "dense_w64": 400})
@@ -51,7 +51,7 @@ def test_in_the_bound_a_miss_is_the_whole_model() -> None:
 
 def test_who_misses_more_than_half_is_not_compared_and_takes_no_task_away() -> None:
     found = curves(four_points())
-    assert found.compared == ("w128", "w64", "dense_w64") and found.common == ("quotes", "brackets")
+    assert found.compared == ("w128", "w64", "dense_w64") and found.over["common"].tasks == ("quotes", "brackets")
     summary = {row["name"]: row for row in found.summary()["points"]}
     assert not summary["dense_w16"]["compared"] and summary["dense_w16"]["missed"] == ["brackets", "chains"]
     assert summary["dense_w16"]["mean"]["nodes"]["common"] is None
@@ -68,7 +68,7 @@ def test_without_a_common_task_the_bound_is_drawn_and_the_reason_given() -> None
     found = curves(
         [point("s", "sparse", 3.0, x=(5, 5), y="unsolved"), point("d", "dense", 2.0, x="unsolved", y=(50, 50))]
     )
-    assert found.common == () and found.drawn == "bound" and found.sizes["edges", "common"] == {}
+    assert found.over["common"].tasks == () and found.drawn == "bound" and found.sizes["edges", "common"] == {}
     reason = found.summary()["ratio_at_matched_loss"]["edges"]["common"]["reason"]
     assert "no dense and sparse point with a size" in reason
 
@@ -153,3 +153,17 @@ def test_the_whole_ratio_from_records() -> None:
     assert found.val_losses == pytest.approx((2.5, 2.7, 2.9))
     assert found.ratios[0] == pytest.approx(400 * 4 ** (-0.1 / 0.5) / 10)
     assert found.ratios[2] == pytest.approx(100 / (10 * 0.4 ** (0.4 / 0.5)))
+
+
+def test_the_chosen_mean_takes_circuits_that_hold_on_validation() -> None:
+    """w128 misses chains on test, at 7 nodes, and meets it on validation; so does w64. `common` leaves chains out."""
+    one = point("w64", "sparse", 3.0, quotes=(4, 2), chains=(9, 9))
+    two = point("w128", "sparse", 2.5, quotes=(10, 5), chains="missed")
+    quotes, chains = two.tasks
+    two = two.replace(tasks=(quotes, chains.replace(met_on_val=True)))
+    found = curves([one, two])
+    assert found.over["common"].tasks == ("quotes",) and found.over["chosen"].tasks == ("quotes", "chains")
+    assert found.drawn == "chosen" and found.sizes["nodes", "common"] == pytest.approx({"w64": 4, "w128": 10})
+    assert found.sizes["nodes", "chosen"] == pytest.approx({"w64": 6, "w128": math.sqrt(70)})
+    assert found.sizes["nodes", "bound"]["w128"] == pytest.approx(math.sqrt(10 * 1000)), "a miss on test is one there"
+    assert found.summary()["drawn"] == "chosen" and found.summary()["chosen_tasks"] == ["quotes", "chains"]

@@ -149,6 +149,13 @@ def test_verbs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["circuits", "table", out, "--out", str(tmp_path / "circuits.md"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tasks"]["closing_quote"] == found
     assert f"| closing_quote | {found['plain']['nodes']} |" in (tmp_path / "circuits.md").read_text()
+    assert main(["circuits", "table", out, "--dense", out, "--summary"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| closing_quote"))
+    nodes, edges = (str(found["plain"][what]) for what in ("nodes", "edges"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1:3] == cells[4:6] == cells[9:11] == [nodes, edges] and cells[6:9] == ["", "", ""]
+    assert main(["circuits", "table", out, "--summary"]) == 2
+    assert "--dense" in capsys.readouterr().err
     assert main(["circuits", "run", "--model", str(folder / "model"), "--task", "quotes", "--out", out]) == 2
     assert "quotes" in (error := capsys.readouterr().err) and error.count("\n") == 1
     assert main(["circuits", "table", str(tmp_path)]) == 2

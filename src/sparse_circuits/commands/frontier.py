@@ -72,17 +72,21 @@ def _summary(found: Any) -> tuple[dict[str, Any], str]:
     shown = curves(found.records)
     head = ("model", "val loss", "nonzero", "met", *MEASURES, "missed")
     rows = [_row(point, shown) for point in shown.points]
-    ratios = [_ratio(measure, shown.ratios[measure, "common"]) for measure in MEASURES]
-    over = f"sizes are geometric means over {', '.join(shown.common)}"
-    if not shown.common:
+    drawn = shown.drawn
+    ratios = [_ratio(measure, shown.ratios[measure, drawn]) for measure in MEASURES]
+    where = "" if drawn == "common" else " (met on validation, where circuits are chosen)"
+    over = f"sizes are geometric means over {', '.join(shown.over[drawn].tasks)}{where}"
+    if drawn == "bound":
         over = "no task is met by all compared models, so sizes are bounds: a miss counts as the whole model"
     text = "\n".join([markdown_table(head, rows), over, *ratios, *lines])
     return {**shown.summary(), **beside}, text
 
 
 def _row(point: Any, shown: Any) -> tuple[str, ...]:
+    from sparse_circuits.frontier.curves import misses
+
     sizes = (shown.sizes[measure, shown.drawn].get(point.name) for measure in ("nodes", "edges"))
-    missed = [task for task in shown.tasks if point.task(task).status != "met"]
+    missed = misses(point, shown.tasks)
     return (
         point.name,
         f"{point.val_loss:.3f}",

@@ -98,6 +98,7 @@ def circuits_run(
 def circuits_table(
     folder: Where,
     dense: str | None = None,
+    summary: bool = False,
     out: str | None = None,
     common: Shared = DEFAULTS,  # noqa: ARG001 (options of every verb)
 ) -> Output:
@@ -106,14 +107,17 @@ def circuits_table(
     Args:
         folder: Folder that `circuits run` made.
         dense: The same of the dense twin.
+        summary: Only one table with both models' circuits, a task per row; needs `dense`.
         out: Markdown file to write.
     """
     from sparse_circuits.files import write_text
-    from sparse_circuits.prune.suite_page import circuits_page, ratios, read_suite
+    from sparse_circuits.prune.suite_page import circuits_page, ratios, read_suite, summary_table
 
     sparse, twin = read_suite(folder), None if dense is None else read_suite(dense)
     command = f"sparse-circuits circuits table {folder}" + (f" --dense {dense}" if dense else "")
-    page = circuits_page(sparse, twin, command)
+    if summary and twin is None:
+        raise ValueError("a summary sets two models side by side; give the dense twin's folder with --dense")
+    page = summary_table(sparse, twin) if summary and twin else circuits_page(sparse, twin, command)
     if out is not None:
         write_text(out, page)
     compared = {"ratios": None, "ratios_on_validation": None}

@@ -1,11 +1,13 @@
 """From the points of a frontier to the numbers of its figure: sizes, fronts, ratios at matched loss. Pure functions.
 
 Size is the count of nodes or of edges of a task's circuit (a circuit without edges counts as 1 on the log axis), averaged over
-tasks by the geometric mean. Misses must not flatter, so there are two means, and neither leaves a point's misses out alone:
-- `common`: over the tasks that all compared points meet; the same tasks for everybody. A point that misses more than half of
-  the tasks is not compared: it would take the tasks from everybody else.
+tasks by the geometric mean. Misses must not flatter, so there are three means, and none leaves a point's misses out alone:
+- `common`: over the tasks that all compared points meet on test; the same tasks for everybody. A point that misses more than half
+  of the tasks is not compared: it would take the tasks from everybody else.
+- `chosen`: the same with the target held on validation, where circuits are chosen: all are pruned to one loss there, in more tasks
+  than hold it on the wordings of test.
 - `bound`: over all tasks that any point can be asked; a miss counts as the whole model, which no circuit can exceed. An upper
-  bound for its own point; as a ratio it favours whichever family misses less, so `common` is the one to quote.
+  bound for its own point; as a ratio it favours whichever family misses less, so the others are the ones to quote.
 
 Per family and mean:
 1. The front: points that no other beats in both validation loss and size (Pareto).
@@ -23,9 +25,9 @@ from typing import Any, Literal
 from sparse_circuits.frontier.record import Family, PointRecord
 
 Measure = Literal["nodes", "edges"]
-Mean = Literal["common", "bound"]
+Mean = Literal["common", "chosen", "bound"]
 MEASURES: tuple[Measure, ...] = ("nodes", "edges")
-MEANS: tuple[Mean, ...] = ("common", "bound")
+MEANS: tuple[Mean, ...] = ("common", "chosen", "bound")
 FAMILIES: tuple[Family, ...] = ("sparse", "dense")
 
 
@@ -53,6 +55,16 @@ class MatchedRatio:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What one mean is taken over."""
+
+    points: tuple[str, ...]
+    """Names of points."""
+    tasks: tuple[str, ...]
+    """The same for all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Curves:
     """Everything that is drawn."""
 
@@ -60,26 +72,31 @@ class Curves:
     """Sparse before dense, by validation loss."""
     tasks: tuple[str, ...]
     """Tasks that at least one point can be asked."""
-    compared: tuple[str, ...]
-    """Names of the points that `common` compares."""
-    common: tuple[str, ...]
-    """Tasks that all of them meet."""
+    over: Mapping[Mean, Compared]
     sizes: Mapping[tuple[Measure, Mean], Mapping[str, float]]
-    """point -> geometric mean; `common` has compared points only, and none where no task is common."""
+    """point -> geometric mean, of compared points only, and of none where they share no task."""
     fronts: Mapping[tuple[Measure, Mean, Family], tuple[Sized, ...]]
     """By validation loss."""
     ratios: Mapping[tuple[Measure, Mean], MatchedRatio]
 
     @property
     def drawn(self) -> Mean:
-        """The mean that figures and tables show: `common` where there is any common task."""
-        return "common" if self.common else "bound"
+        """The mean that figures and tables show: of `common` and `chosen` the one over more tasks, else the bound."""
+        best: Mean = max(("common", "chosen"), key=lambda mean: len(self.over[mean].tasks))
+        return best if self.over[best].tasks else "bound"
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Names of the points in the mean that is drawn."""
+        return self.over[self.drawn].points
 
     def summary(self) -> dict[str, Any]:
         """Plain JSON values: points with their sizes, and the ratios."""
         return {
             "tasks": list(self.tasks),
-            "common_tasks": list(self.common),
+            "common_tasks": list(self.over["common"].tasks),
+            "chosen_tasks": list(self.over["chosen"].tasks),
+            "drawn": self.drawn,
             "points": [self._point(point) for point in self.points],
             "ratio_at_matched_loss": {
                 measure: {mean: asdict(self.ratios[measure, mean]) for mean in MEANS} for measure in MEASURES
@@ -108,33 +125,38 @@ def curves(records: Sequence[PointRecord]) -> Curves:
         raise ValueError("no point of this frontier is finished; go on with `sparse-circuits frontier run`")
     points = tuple(sorted(records, key=lambda point: (FAMILIES.index(point.family), point.val_loss)))
     tasks = asked_tasks(points)
-    compared = [point for point in points if 2 * len(misses(point, tasks)) <= len(tasks)] if tasks else []
-    common = tuple(task for task in tasks if all(point.task(task).status == "met" for point in compared))
-    common = common if compared else ()
-    over: dict[Mean, tuple[Sequence[PointRecord], tuple[str, ...]]] = {
-        "common": (compared, common),
-        "bound": (points, tasks),
+    over: dict[Mean, Compared] = {
+        "common": _comparable(points, tasks, "common"),
+        "chosen": _comparable(points, tasks, "chosen"),
+        "bound": Compared(points=tuple(point.name for point in points), tasks=tasks),
     }
     sizes: dict[tuple[Measure, Mean], dict[str, float]] = {}
     fronts: dict[tuple[Measure, Mean, Family], tuple[Sized, ...]] = {}
     ratios: dict[tuple[Measure, Mean], MatchedRatio] = {}
     for measure in MEASURES:
-        for mean, (which, asked) in over.items():
-            found = {point.name: mean_size(point, measure, asked) for point in which if asked}
+        for mean, which in over.items():
+            members = [point for point in points if point.name in which.points and which.tasks]
+            found = {point.name: mean_size(point, measure, which.tasks, mean) for point in members}
             sizes[measure, mean] = found
             for family in FAMILIES:
                 fronts[measure, mean, family] = front(
                     [
                         Sized(name=point.name, val_loss=point.val_loss, size=found[point.name])
-                        for point in which
-                        if point.family == family and point.name in found
+                        for point in members
+                        if point.family == family
                     ]
                 )
             ratios[measure, mean] = ratio_at_matched_loss(
                 dense=fronts[measure, mean, "dense"], sparse=fronts[measure, mean, "sparse"]
             )
-    names = tuple(point.name for point in compared)
-    return Curves(points=points, tasks=tasks, compared=names, common=common, sizes=sizes, fronts=fronts, ratios=ratios)
+    return Curves(points=points, tasks=tasks, over=over, sizes=sizes, fronts=fronts, ratios=ratios)
+
+
+def _comparable(points: Sequence[PointRecord], tasks: tuple[str, ...], mean: Mean) -> Compared:
+    """The points that do not miss more than half of the tasks, and the tasks that all of them meet."""
+    found = [point for point in points if tasks and 2 * len(misses(point, tasks, mean)) <= len(tasks)]
+    common = tuple(task for task in tasks if all(met(point, task, mean) for point in found)) if found else ()
+    return Compared(points=tuple(point.name for point in found), tasks=common)
 
 
 def asked_tasks(points: Sequence[PointRecord]) -> tuple[str, ...]:
@@ -144,21 +166,26 @@ def asked_tasks(points: Sequence[PointRecord]) -> tuple[str, ...]:
     )
 
 
-def misses(point: PointRecord, tasks: Sequence[str]) -> tuple[str, ...]:
-    """Those of the tasks that the point does not meet, for whatever reason."""
-    return tuple(task for task in tasks if point.task(task).status != "met")
-
-
-def task_size(point: PointRecord, task: str, measure: Measure) -> int:
-    """Size of a task's circuit, at least 1; the whole model where the task is missed."""
+def met(point: PointRecord, task: str, mean: Mean = "common") -> bool:
+    """Whether a circuit meets the target: on validation for `chosen`, else on test."""
     found = point.task(task)
-    size = getattr(found, measure)
-    return point.total(measure) if found.status != "met" or size is None else max(1, size)
+    return found.status == "met" or (mean == "chosen" and bool(found.met_on_val))
 
 
-def mean_size(point: PointRecord, measure: Measure, tasks: Sequence[str]) -> float:
+def misses(point: PointRecord, tasks: Sequence[str], mean: Mean = "common") -> tuple[str, ...]:
+    """Those of the tasks that the point does not meet, for whatever reason."""
+    return tuple(task for task in tasks if not met(point, task, mean))
+
+
+def task_size(point: PointRecord, task: str, measure: Measure, mean: Mean = "common") -> int:
+    """Size of a task's circuit, at least 1; the whole model where the task is missed."""
+    size = getattr(point.task(task), measure)
+    return point.total(measure) if not met(point, task, mean) or size is None else max(1, size)
+
+
+def mean_size(point: PointRecord, measure: Measure, tasks: Sequence[str], mean: Mean = "common") -> float:
     """Geometric mean over the tasks; a miss counts as the whole model."""
-    return math.exp(math.fsum(math.log(task_size(point, task, measure)) for task in tasks) / len(tasks))
+    return math.exp(math.fsum(math.log(task_size(point, task, measure, mean)) for task in tasks) / len(tasks))
 
 
 def front(points: Sequence[Sized]) -> tuple[Sized, ...]:

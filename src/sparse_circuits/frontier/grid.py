@@ -77,12 +77,12 @@ class Grid(Config):
 
     sparse: tuple[Cells, ...] = (
         Cells(widths=(64, 128, 256), nonzeros=(8000,)),
-        Cells(widths=(128,), nonzeros=(4000, 16_000)),
+        Cells(widths=(128,), nonzeros=(4000, 16_000, 32_000)),
         Cells(widths=(128,), nonzeros=(8000,), afracs=(0.125, 0.5)),
         Cells(widths=(512,), fractions=(0.0005,)),
     )
     """Sparse points, the union of these products; the last is 1 weight in 1,000."""
-    dense_widths: tuple[int, ...] = (8, 16, 32, 64, 128)
+    dense_widths: tuple[int, ...] = (16, 24, 32, 48, 64)
     """Dense points."""
     seeds: tuple[int, ...] = (0,)
     """Training seeds; every point once per seed."""
@@ -96,8 +96,15 @@ class Grid(Config):
     """The corpus, the same for every point."""
     vocab_size: int = 512
     """Tokens of its tokenizer."""
-    tasks: tuple[str, ...] = ("single_double_quote", "with_as", "for_while", "while_return_true", "class_init")
-    """Names of tasks, or their .jsonl files. The defaults are those that the quickstart's model does."""
+    tasks: tuple[str, ...] = (
+        "single_double_quote",
+        "bracket_counting",
+        "with_as",
+        "for_while",
+        "while_return_true",
+        "lambda_func",
+    )
+    """Names of tasks, or their .jsonl files. The defaults are those that so small a vocabulary can be asked and small models do."""
     target_loss: float = 0.15
     """Task loss a circuit must reach, nats."""
     prune_seeds: int = 2

@@ -7,6 +7,7 @@
 4. Write point.json, last: where it is, the point is finished.
 """
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ from sparse_circuits.model.folder import read_model
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.prune.config import PruneConfig
 from sparse_circuits.prune.mask import NodeLayout
-from sparse_circuits.prune.pipeline import prune_seeds
+from sparse_circuits.prune.pipeline import meets_on_val, prune_seeds
 from sparse_circuits.prune.seeds import save_seeds
 from sparse_circuits.tasks.task import SPLITS, Task, UnusableTokens
 from sparse_circuits.train.loop import train
@@ -47,10 +48,9 @@ def run_point(out: str, grid: Mapping[str, Any], name: str, device: str = "cpu")
     if (folder / POINT_FILE).is_file():
         return read_point(folder).to_dict()
     point, seconds = chosen.point(name), {}
-    begun = time.perf_counter()
     training = _train(point, Path(out), folder, device)
     model = read_model(folder / "run" / "model").to(device)
-    seconds["training"] = time.perf_counter() - begun
+    seconds["training"] = _training_seconds(point, folder / "run")
     tokenizer = read_tokenizer(Path(out) / "tokenizer")
     begun = time.perf_counter()
     tasks = tuple(_task(model, task, tokenizer, chosen, folder / "circuits") for task in chosen.loaded_tasks())
@@ -82,6 +82,13 @@ def _train(point: Point, root: Path, folder: Path, device: str) -> dict[str, Any
     return read_json(run / "model" / "training.json")
 
 
+def _training_seconds(point: Point, run: Path) -> float:
+    """What the steps of a run took, by the speed that each of them noted."""
+    tokens = point.config.batch_size * point.config.model.block_size
+    steps = (json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines())
+    return sum(tokens / step["tokens_per_second"] for step in steps)
+
+
 def _task(model: SparseTransformer, task: Task, tokenizer: Any, grid: Grid, circuits: Path) -> TaskRecord:
     """Scores and prunes one task."""
     try:
@@ -108,6 +115,7 @@ def _task(model: SparseTransformer, task: Task, tokenizer: Any, grid: Grid, circ
         "loss": best.loss.test,
         "nodes": len(best.nodes),
         "edges": len(best.edges),
+        "met_on_val": meets_on_val(best),
         "seeds": tuple(runs),
     }
     if best.met_target:

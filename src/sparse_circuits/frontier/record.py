@@ -35,6 +35,8 @@ class TaskRecord(Config):
     """Nodes of the circuit that was chosen on validation."""
     edges: int | None = None
     """Its edges."""
+    met_on_val: bool | None = None
+    """Whether it reaches the target on validation, where it was chosen; None where none was looked for."""
     seeds: tuple[dict[str, Any], ...] = ()
     """Every pruning seed: `seed`, `nodes`, `edges`, `test_loss`."""
 
@@ -65,7 +67,7 @@ class PointRecord(Config):
     """Edges of the whole model: nonzero weights between node sites."""
     tasks: tuple[TaskRecord, ...]
     seconds: dict[str, float]
-    """Wall-clock seconds per stage, of the call that finished the point."""
+    """Wall-clock seconds per stage: of all training steps, whichever calls made them, and of the tasks."""
 
     def task(self, name: str) -> TaskRecord:
         """The record of a task of the grid."""

@@ -31,6 +31,23 @@ HEAD = (
 )
 TWIN_HEAD = ("task", "nodes", "edges", "test loss", "median nodes", "seeds met", "refined nodes", "edges", "test loss")
 
+SUMMARY_HEAD = (
+    "task",
+    "nodes",
+    "edges",
+    "test loss",
+    "median nodes",
+    "median edges",
+    "refined nodes",
+    "edges",
+    "test loss",
+    "dense nodes",
+    "edges",
+    "test loss",
+    "refined edges",
+    "test loss",
+)
+
 
 def read_suite(folder: str | Path) -> Suite:
     """The content of a folder's suite.json. Raises ValueError where there is none."""
@@ -106,6 +123,26 @@ def circuits_page(sparse: Suite, dense: Suite | None, command: str) -> str:
     ]:
         parts += ["## Misses", "\n".join(reasons)]
     return "\n\n".join(parts) + "\n"
+
+
+def summary_table(sparse: Suite, dense: Suite) -> str:
+    """Sizes and test losses of both models' circuits, a task per row, as markdown (the README's table)."""
+    return markdown_table(SUMMARY_HEAD, [_summary_row(name, sparse, dense) for name in sparse["tasks"]])
+
+
+def _summary_row(name: str, sparse: Suite, dense: Suite) -> tuple[str, ...]:
+    own, twin = (suite["tasks"].get(name, {}) for suite in (sparse, dense))
+    median = own.get("median", {})
+    middle = (
+        [str(median[what]) if median["met_on_val"] else "missed" for what in ("nodes", "edges")] if median else ["", ""]
+    )
+    first = (
+        (*_sizes(own["plain"]), *middle, *_sizes(own.get("refined"))) if own.get("plain") else ("no circuit", *[""] * 7)
+    )
+    second = (
+        (*_sizes(twin["plain"]), *_sizes(twin.get("refined"))[1:]) if twin.get("plain") else ("no circuit", *[""] * 4)
+    )
+    return (name, *first, *second)
 
 
 def _budget(suite: Suite) -> str:

@@ -1,8 +1,9 @@
 """The figure of a frontier (extra `plot`): validation loss across, circuit size up on a log axis, sparse and dense.
 
-Two panels, edges and nodes. Per model: a small dot for every task it meets, a cross at the size of the whole model for every
-task it misses, and a large marker with its name at the geometric mean; a line joins each family's front. Open markers are
-models that the mean leaves out because they miss more than half of the tasks (curves.py); they show the bound instead.
+Two panels, edges and nodes. Per model: a small dot for every task it meets, an x at the circuit's own size where it misses
+the target on test alone, a + at the size of the whole model for every other miss, and a large marker with its name at the geometric
+mean; a line joins each family's front. Open markers are models that the mean leaves out because they miss more than half of
+the tasks (curves.py); they show the bound instead.
 
 figure_files.py writes it.
 """
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sparse_circuits.frontier.curves import FAMILIES, MEASURES, Curves, Measure, task_size
+from sparse_circuits.frontier.curves import FAMILIES, MEASURES, Curves, Measure, met, task_size
 from sparse_circuits.frontier.record import Family, PointRecord
 from sparse_circuits.viz.figure_files import render, write_figure
 
@@ -44,8 +45,8 @@ def _panel(axes: Any, curves: Curves, measure: Measure) -> None:
     for family in FAMILIES:
         color = COLORS[family]
         members = [point for point in curves.points if point.family == family]
-        for met, marker, size in ((True, ".", 18), (False, "x", 16)):
-            places = list(_task_places(members, curves, measure, met))
+        for kind, marker, size in (("met", ".", 18), ("missed", "x", 16), ("none", "+", 22)):
+            places = list(_task_places(members, curves, measure, kind))
             if places:
                 axes.scatter(*zip(*places, strict=True), s=size, c=color, marker=marker, alpha=0.45, linewidths=0.8)
         line = curves.fronts[measure, curves.drawn, family]
@@ -62,12 +63,14 @@ def _panel(axes: Any, curves: Curves, measure: Measure) -> None:
 
 
 def _task_places(
-    members: list[PointRecord], curves: Curves, measure: Measure, met: bool
+    members: list[PointRecord], curves: Curves, measure: Measure, kind: str
 ) -> Iterator[tuple[float, float]]:
+    """Places of the tasks that are met, missed on test alone, or missed altogether."""
     for point in members:
         for task in curves.tasks:
-            if (point.task(task).status == "met") == met:
-                yield point.val_loss, task_size(point, task, measure)
+            found = "met" if met(point, task) else "missed" if met(point, task, "chosen") else "none"
+            if found == kind:
+                yield point.val_loss, task_size(point, task, measure, "chosen")
 
 
 def _means(axes: Any, members: list[PointRecord], curves: Curves, measure: Measure, color: str) -> None:
@@ -86,9 +89,9 @@ def _means(axes: Any, members: list[PointRecord], curves: Curves, measure: Measu
 
 
 def _over(curves: Curves) -> str:
-    if curves.drawn == "common":
-        return f"the {len(curves.common)} tasks that all compared meet"
-    return f"{len(curves.tasks)} tasks, a miss counting as the whole model"
+    number = len(curves.over[curves.drawn].tasks)
+    where = {"common": "that all compared meet", "chosen": "that all compared meet on validation"}
+    return f"the {number} tasks {where.get(curves.drawn, 'of the grid, a miss counting as the whole model')}"
 
 
 def _legend(figure: Any, axes: Any) -> None:
@@ -99,7 +102,8 @@ def _legend(figure: Any, axes: Any) -> None:
         ("mean of a model", "o", 7, grey),
         ("left out of the mean (bound)", "o", 7, "none"),
         ("one task", ".", 6, grey),
-        ("a task missed: whole model", "x", 5, grey),
+        ("missed on test", "x", 5, grey),
+        ("no circuit: whole model", "+", 6, grey),
     ):
         style = {"color": grey, "markerfacecolor": face, "markersize": size, "linestyle": ""}
         handles += axes.plot([], [], marker=marker, label=label, **style)

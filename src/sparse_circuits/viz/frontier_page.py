@@ -8,14 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sparse_circuits.files import write_text
-from sparse_circuits.frontier.curves import MEANS, MEASURES, Curves
+from sparse_circuits.frontier.curves import MEANS, MEASURES, Curves, misses
 from sparse_circuits.frontier.record import PointRecord, TaskRecord
 from sparse_circuits.viz.frontier_figure import frontier_svg
 from sparse_circuits.viz.static_page import picture, section, static_page, table
 
 MEANING = (
-    "Size is the geometric mean over tasks. The common mean takes the tasks that all compared models meet; a model that misses "
-    "more than half of the tasks is not compared. The bound takes every task, a miss counting as the whole model. A ratio is dense "
+    "Size is the geometric mean over tasks. The common mean takes the tasks that all compared models meet on test, the chosen "
+    "mean those that they meet on validation, where circuits are chosen; a model that misses more than half of the tasks is not "
+    "compared. The bound takes every task, a miss counting as the whole model. A ratio is dense "
     "size over sparse size where both families' fronts have the same validation loss; nothing is extrapolated."
 )
 
@@ -44,7 +45,7 @@ _HEAD = ("validation loss", "nonzero weights", "share", "tasks met", "edges", "n
 
 
 def _model_row(curves: Curves, point: PointRecord) -> tuple[str, ...]:
-    met = len(curves.tasks) - sum(point.task(task).status != "met" for task in curves.tasks)
+    met = len(curves.tasks) - len(misses(point, curves.tasks))
     edges, nodes = (curves.sizes[measure, curves.drawn].get(point.name) for measure in ("edges", "nodes"))
     return (
         point.name,
