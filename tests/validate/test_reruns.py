@@ -61,6 +61,11 @@ def test_a_circuit_that_does_not_say_how_it_was_pruned() -> None:
         Rerun.of(small(n=2, recipe=QUICK.to_dict()), seeds=0)
 
 
+def test_an_older_recipe_chooses_on_validation_alone() -> None:
+    older = {name: value for name, value in QUICK.to_dict().items() if name != "choice_train_pairs"}
+    assert Rerun.of(small(n=2, recipe=older)).config == QUICK.replace(choice_train_pairs=0)
+
+
 def test_bits_by_hand() -> None:
     two, eight, missed = made(NODES[:2]), made(NODES[:8]), made(NODES[:3], val=0.2)
     assert log_sizes([two, missed, made(())]).tolist() == [1.0, math.log2(60), 0.0]

@@ -41,6 +41,8 @@ SEEDS = 10
 """Seeds that F15 looks at (METHOD: at least 10)."""
 FEW = 2
 """Seeds of every other control, the first of those: a minute each for 200 steps of a 3 x 384 model on two cores."""
+SINCE = {"choice_train_pairs": 0}
+"""Settings that younger recipes have, at what older ones did: these chose nodes on validation alone, as refine.py takes them."""
 FACTOR = 1.0
 """Bits: a factor of two in nodes. Seeds of one recipe may differ by as much (`seed_sizes`), so that sizes closer than this count
 as alike, and a control must cost more to say something."""
@@ -69,7 +71,7 @@ class Rerun:
         if seeds < 1:
             raise ValueError(f"{seeds} seeds asked for; ask for at least 1")
         try:
-            config = PruneConfig.from_dict(circuit.recipe) if circuit.recipe else None
+            config = PruneConfig.from_dict({**SINCE, **circuit.recipe}) if circuit.recipe else None
         except ValueError:  # a recipe of others
             config = None
         if config is None or circuit.target_loss is None:
