@@ -167,3 +167,20 @@ def test_the_chosen_mean_takes_circuits_that_hold_on_validation() -> None:
     assert found.sizes["nodes", "chosen"] == pytest.approx({"w64": 6, "w128": math.sqrt(70)})
     assert found.sizes["nodes", "bound"]["w128"] == pytest.approx(math.sqrt(10 * 1000)), "a miss on test is one there"
     assert found.summary()["drawn"] == "chosen" and found.summary()["chosen_tasks"] == ["quotes", "chains"]
+
+
+def test_the_ratio_of_single_tasks() -> None:
+    """quotes: sparse edges 5 at 2.5 and 2 at 3.0, dense 200 at 2.4 and 50 at 2.9; brackets has no dense curve that reaches 2.5."""
+    found = curves(four_points())
+    one = found.by_task["edges", "quotes"]
+    assert one.val_losses == pytest.approx((2.5, 2.7, 2.9))
+    sparse, dense = 5 * (2 / 5) ** 0.4, 200 * (50 / 200) ** 0.6
+    assert one.ratios[1] == pytest.approx(dense / sparse)
+    assert found.by_task["edges", "brackets"].ratios == () and "dense has 2.400" in str(
+        found.by_task["edges", "brackets"].reason
+    )
+    assert found.mean_by_task("edges") == pytest.approx(dense / sparse)
+    summary = found.summary()
+    assert summary["mean_ratio_by_task"]["edges"] == pytest.approx(dense / sparse)
+    assert summary["ratio_by_task"]["edges"]["quotes"]["ratios"][1] == pytest.approx(dense / sparse)
+    assert curves([point("a", "sparse", 3.0, x=(5, 5))]).mean_by_task("nodes") is None

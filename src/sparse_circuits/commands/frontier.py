@@ -78,6 +78,7 @@ def _summary(found: Any) -> tuple[dict[str, Any], str]:
     over = f"sizes are geometric means over {', '.join(shown.over[drawn].tasks)}{where}"
     if drawn == "bound":
         over = "no task is met by all compared models, so sizes are bounds: a miss counts as the whole model"
+    ratios += [_by_task(measure, shown) for measure in MEASURES]
     text = "\n".join([markdown_table(head, rows), over, *ratios, *lines])
     return {**shown.summary(), **beside}, text
 
@@ -95,6 +96,15 @@ def _row(point: Any, shown: Any) -> tuple[str, ...]:
         *("-" if size is None else f"{size:.1f}" for size in sizes),
         ", ".join(missed),
     )
+
+
+def _by_task(measure: Any, shown: Any) -> str:
+    """The ratios of single tasks in the middle of the losses that both families have, and their mean."""
+    found = {task: shown.by_task[measure, task].ratios for task in shown.tasks}
+    each = ", ".join(f"{task} {ratios[1]:.2f}" for task, ratios in found.items() if ratios)
+    mean = shown.mean_by_task(measure)
+    said = "no task has both at one loss" if mean is None else f"{mean:.2f} ({each})"
+    return f"{measure}, dense / sparse at matched loss, task by task: {said}"
 
 
 def _ratio(measure: str, found: Any) -> str:

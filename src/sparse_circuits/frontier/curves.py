@@ -11,15 +11,20 @@ tasks by the geometric mean. Misses must not flatter, so there are three means, 
 
 Per family and mean:
 1. The front: points that no other beats in both validation loss and size (Pareto).
-2. The curve: straight lines between them in log(size) against loss.
+2. The curve: straight lines between them in log(size) against loss, and on at the last size as far as points were measured that
+   are beaten: the smallest circuit of a model at least as good.
 3. `ratio_at_matched_loss`: dense size / sparse size on the two curves at the ends and the middle of the losses that both have.
    Nothing is extrapolated.
+
+Small models differ in which tasks they do, so few tasks are common to all of them. Hence also every task by itself
+(`ratio_by_task`): the same on the points whose circuit of it holds on validation.
 """
 
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from statistics import geometric_mean
 from typing import Any, Literal
 
 from sparse_circuits.frontier.record import Family, PointRecord
@@ -76,14 +81,23 @@ class Curves:
     sizes: Mapping[tuple[Measure, Mean], Mapping[str, float]]
     """point -> geometric mean, of compared points only, and of none where they share no task."""
     fronts: Mapping[tuple[Measure, Mean, Family], tuple[Sized, ...]]
-    """By validation loss."""
+    """By validation loss, with the end of the curve."""
     ratios: Mapping[tuple[Measure, Mean], MatchedRatio]
+    task_curves: Mapping[tuple[Measure, str, Family], tuple[Sized, ...]]
+    """Of one task's circuits, over the points that meet it on validation."""
+    by_task: Mapping[tuple[Measure, str], MatchedRatio]
+    """Between the two families of them."""
 
     @property
     def drawn(self) -> Mean:
         """The mean that figures and tables show: of `common` and `chosen` the one over more tasks, else the bound."""
         best: Mean = max(("common", "chosen"), key=lambda mean: len(self.over[mean].tasks))
         return best if self.over[best].tasks else "bound"
+
+    def mean_by_task(self, measure: Measure) -> float | None:
+        """Geometric mean of the tasks' ratios in the middle of the losses that both families have; None where no task has one."""
+        middles = [found.ratios[1] for task in self.tasks if (found := self.by_task[measure, task]).ratios]
+        return geometric_mean(middles) if middles else None
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -101,6 +115,10 @@ class Curves:
             "ratio_at_matched_loss": {
                 measure: {mean: asdict(self.ratios[measure, mean]) for mean in MEANS} for measure in MEASURES
             },
+            "ratio_by_task": {
+                measure: {task: asdict(self.by_task[measure, task]) for task in self.tasks} for measure in MEASURES
+            },
+            "mean_ratio_by_task": {measure: self.mean_by_task(measure) for measure in MEASURES},
         }
 
     def _point(self, point: PointRecord) -> dict[str, Any]:
@@ -139,7 +157,7 @@ def curves(records: Sequence[PointRecord]) -> Curves:
             found = {point.name: mean_size(point, measure, which.tasks, mean) for point in members}
             sizes[measure, mean] = found
             for family in FAMILIES:
-                fronts[measure, mean, family] = front(
+                fronts[measure, mean, family] = curve(
                     [
                         Sized(name=point.name, val_loss=point.val_loss, size=found[point.name])
                         for point in members
@@ -149,7 +167,27 @@ def curves(records: Sequence[PointRecord]) -> Curves:
             ratios[measure, mean] = ratio_at_matched_loss(
                 dense=fronts[measure, mean, "dense"], sparse=fronts[measure, mean, "sparse"]
             )
-    return Curves(points=points, tasks=tasks, over=over, sizes=sizes, fronts=fronts, ratios=ratios)
+    keys = [(measure, task) for measure in MEASURES for task in tasks]
+    single = {(*key, family): _task_curve(points, *key, family) for key in keys for family in FAMILIES}
+    return Curves(
+        points=points,
+        tasks=tasks,
+        over=over,
+        sizes=sizes,
+        fronts=fronts,
+        ratios=ratios,
+        task_curves=single,
+        by_task={
+            key: ratio_at_matched_loss(dense=single[*key, "dense"], sparse=single[*key, "sparse"]) for key in keys
+        },
+    )
+
+
+def _task_curve(points: Sequence[PointRecord], measure: Measure, task: str, family: Family) -> tuple[Sized, ...]:
+    """The curve of one task's circuits."""
+    found = [point for point in points if point.family == family and met(point, task, "chosen")]
+    sizes = [float(task_size(point, task, measure, "chosen")) for point in found]
+    return curve([Sized(name=p.name, val_loss=p.val_loss, size=size) for p, size in zip(found, sizes, strict=True)])
 
 
 def _comparable(points: Sequence[PointRecord], tasks: tuple[str, ...], mean: Mean) -> Compared:
@@ -185,7 +223,7 @@ def task_size(point: PointRecord, task: str, measure: Measure, mean: Mean = "com
 
 def mean_size(point: PointRecord, measure: Measure, tasks: Sequence[str], mean: Mean = "common") -> float:
     """Geometric mean over the tasks; a miss counts as the whole model."""
-    return math.exp(math.fsum(math.log(task_size(point, task, measure, mean)) for task in tasks) / len(tasks))
+    return geometric_mean(task_size(point, task, measure, mean) for task in tasks)
 
 
 def front(points: Sequence[Sized]) -> tuple[Sized, ...]:
@@ -195,6 +233,13 @@ def front(points: Sequence[Sized]) -> tuple[Sized, ...]:
         if not kept or point.size < kept[-1].size:
             kept.append(point)
     return tuple(kept)
+
+
+def curve(points: Sequence[Sized]) -> tuple[Sized, ...]:
+    """The front, and where points with a larger loss were measured, its last size again at the largest loss."""
+    kept = front(points)
+    reach = max((point.val_loss for point in points), default=0.0)
+    return (*kept, replace(kept[-1], val_loss=reach)) if kept and reach > kept[-1].val_loss else kept
 
 
 def size_at(curve: Sequence[Sized], val_loss: float) -> float:

@@ -77,12 +77,12 @@ class Grid(Config):
 
     sparse: tuple[Cells, ...] = (
         Cells(widths=(64, 128, 256), nonzeros=(8000,)),
-        Cells(widths=(128,), nonzeros=(4000, 16_000, 32_000)),
+        Cells(widths=(128,), nonzeros=(4000, 16_000, 32_000, 64_000)),
         Cells(widths=(128,), nonzeros=(8000,), afracs=(0.125, 0.5)),
         Cells(widths=(512,), fractions=(0.0005,)),
     )
     """Sparse points, the union of these products; the last is 1 weight in 1,000."""
-    dense_widths: tuple[int, ...] = (16, 24, 32, 48, 64)
+    dense_widths: tuple[int, ...] = (12, 16, 20, 22, 24, 32, 48, 64)
     """Dense points."""
     seeds: tuple[int, ...] = (0,)
     """Training seeds; every point once per seed."""

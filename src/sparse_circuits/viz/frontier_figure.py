@@ -1,23 +1,27 @@
 """The figure of a frontier (extra `plot`): validation loss across, circuit size up on a log axis, sparse and dense.
 
-Two panels, edges and nodes. Per model: a small dot for every task it meets, an x at the circuit's own size where it misses
-the target on test alone, a + at the size of the whole model for every other miss, and a large marker with its name at the geometric
-mean; a line joins each family's front. Open markers are models that the mean leaves out because they miss more than half of
-the tasks (curves.py); they show the bound instead.
+One panel per task, edges, with the ratio of the families in the middle of the losses that both have; above them, where both
+families have a mean over common tasks, edges and nodes of that mean. A small dot is a model's circuit of a task, an x one that
+misses the target on test alone, a + the size of the whole model for every other miss; lines are the families' curves
+(curves.py). In the panels of the mean a large marker with its name stands for every model, an open one where the mean leaves
+the model out because it misses more than half of the tasks: it shows the bound instead.
 
 figure_files.py writes it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparse_circuits.frontier.curves import FAMILIES, MEASURES, Curves, Measure, met, task_size
+from sparse_circuits.frontier.curves import FAMILIES, MEASURES, Curves, Measure, Sized, met, task_size
 from sparse_circuits.frontier.record import Family, PointRecord
 from sparse_circuits.viz.figure_files import render, write_figure
 
 COLORS: dict[Family, str] = {"sparse": "#5b3fd6", "dense": "#d9640a"}
-SIZE = (12.0, 5.0)
+COLUMNS = 3
+"""Panels of tasks in a row."""
+WIDTH, MEAN_HEIGHT, TASK_HEIGHT, FOOT = 12.0, 4.4, 3.0, 0.5
+"""Inches: of the figure, of the row of means, of a row of tasks, of the legend."""
 
 
 def draw_frontier(curves: Curves, out: str | Path) -> Path:
@@ -25,49 +29,110 @@ def draw_frontier(curves: Curves, out: str | Path) -> Path:
 
     Raises ValueError for another ending or where the extra `plot` is missing, OSError where it cannot be written.
     """
-    return write_figure(out, SIZE, lambda figure: _draw(figure, curves))
+    return write_figure(out, _size(curves), lambda figure: _draw(figure, curves))
 
 
 def frontier_svg(curves: Curves) -> str:
     """The figure as the text of one SVG file. Raises ValueError where the extra `plot` is missing."""
-    return render("svg", SIZE, lambda figure: _draw(figure, curves)).decode("utf-8")
+    return render("svg", _size(curves), lambda figure: _draw(figure, curves)).decode("utf-8")
+
+
+def _heights(curves: Curves) -> list[float]:
+    """Of the rows: the means, where both families have one, then the tasks."""
+    fronts = [curves.fronts["edges", curves.drawn, family] for family in FAMILIES]
+    rows = -(-len(curves.tasks) // COLUMNS)
+    return [*([MEAN_HEIGHT] if all(fronts) or not rows else []), *[TASK_HEIGHT] * rows]
+
+
+def _size(curves: Curves) -> tuple[float, float]:
+    return WIDTH, sum(_heights(curves)) + FOOT
 
 
 def _draw(figure: Any, curves: Curves) -> None:
-    figure.subplots_adjust(left=0.06, right=0.985, bottom=0.16, top=0.93, wspace=0.17)
-    panels = figure.subplots(1, len(MEASURES))
-    for axes, measure in zip(panels, reversed(MEASURES), strict=True):
-        _panel(axes, curves, measure)
-    _legend(figure, panels[0])
+    heights = _heights(curves)
+    total = sum(heights) + FOOT
+    top = figure.add_gridspec(
+        len(heights),
+        1,
+        height_ratios=heights,
+        left=0.06,
+        right=0.985,
+        bottom=(FOOT + 0.3) / total,
+        top=1 - 0.3 / total,
+        hspace=0.42,
+    )
+    means = heights[0] == MEAN_HEIGHT
+    first = None
+    if means:
+        panels = top[0].subgridspec(1, len(MEASURES), wspace=0.17)
+        for column, measure in enumerate(reversed(MEASURES)):
+            axes = figure.add_subplot(panels[column])
+            _panel(axes, curves, measure)
+            first = first or axes
+    shared = None
+    for number, task in enumerate(curves.tasks):
+        row, column = divmod(number, COLUMNS)
+        panel = top[row + means].subgridspec(1, COLUMNS, wspace=0.12)[column]
+        shared = figure.add_subplot(panel, sharex=shared, sharey=shared)
+        _task_panel(shared, curves, task, column == 0)
+        first = first or shared
+    _legend(figure, first, means)
+
+
+def _task_panel(axes: Any, curves: Curves, task: str, leftmost: bool) -> None:
+    """One task's circuits, edges."""
+    found = curves.by_task["edges", task]
+    ratio = (
+        f"dense / sparse {found.ratios[1]:.1f} at {found.val_losses[1]:.2f} nats"
+        if found.ratios
+        else "no loss in common"
+    )
+    for family in FAMILIES:
+        members = [point for point in curves.points if point.family == family]
+        _dots(axes, members, "edges", [task], COLORS[family])
+        _line(axes, curves.task_curves["edges", task, family], family)
+    _style(axes, f"{task}: {ratio}", "edges" if leftmost else None)
 
 
 def _panel(axes: Any, curves: Curves, measure: Measure) -> None:
+    """The mean over common tasks."""
     for family in FAMILIES:
-        color = COLORS[family]
         members = [point for point in curves.points if point.family == family]
-        for kind, marker, size in (("met", ".", 18), ("missed", "x", 16), ("none", "+", 22)):
-            places = list(_task_places(members, curves, measure, kind))
-            if places:
-                axes.scatter(*zip(*places, strict=True), s=size, c=color, marker=marker, alpha=0.45, linewidths=0.8)
-        line = curves.fronts[measure, curves.drawn, family]
-        axes.plot(
-            [p.val_loss for p in line], [p.size for p in line], color=color, linewidth=1.4, label=f"{family}: front"
-        )
-        _means(axes, members, curves, measure, color)
+        _dots(axes, members, measure, curves.tasks, COLORS[family])
+        _line(axes, curves.fronts[measure, curves.drawn, family], family)
+        _means(axes, members, curves, measure, COLORS[family])
+    _style(axes, f"{measure}, geometric mean over {_over(curves)}", f"{measure} of a circuit")
+
+
+def _style(axes: Any, title: str, size: str | None) -> None:
     axes.set_yscale("log")
-    axes.set_xlabel("validation loss, nats")
-    axes.set_ylabel(f"{measure} of a circuit")
-    axes.set_title(f"{measure}, geometric mean over {_over(curves)}", fontsize=10)
+    axes.set_xlabel("validation loss, nats", fontsize=8)
+    if size is not None:
+        axes.set_ylabel(size)
+    axes.set_title(title, fontsize=9)
     axes.grid(True, which="major", linewidth=0.4, alpha=0.5)
+    axes.tick_params(labelsize=8)
     axes.margins(x=0.08)
 
 
+def _line(axes: Any, line: Sequence[Sized], family: Family) -> None:
+    losses, sizes = [point.val_loss for point in line], [point.size for point in line]
+    axes.plot(losses, sizes, color=COLORS[family], linewidth=1.4, label=f"{family}: smallest")
+
+
+def _dots(axes: Any, members: list[PointRecord], measure: Measure, tasks: Sequence[str], color: str) -> None:
+    for kind, marker, size in (("met", ".", 26), ("missed", "x", 18), ("none", "+", 24)):
+        places = list(_task_places(members, measure, tasks, kind))
+        if places:
+            axes.scatter(*zip(*places, strict=True), s=size, c=color, marker=marker, alpha=0.55, linewidths=0.9)
+
+
 def _task_places(
-    members: list[PointRecord], curves: Curves, measure: Measure, kind: str
+    members: list[PointRecord], measure: Measure, tasks: Sequence[str], kind: str
 ) -> Iterator[tuple[float, float]]:
     """Places of the tasks that are met, missed on test alone, or missed altogether."""
     for point in members:
-        for task in curves.tasks:
+        for task in tasks:
             found = "met" if met(point, task) else "missed" if met(point, task, "chosen") else "none"
             if found == kind:
                 yield point.val_loss, task_size(point, task, measure, "chosen")
@@ -94,16 +159,16 @@ def _over(curves: Curves) -> str:
     return f"the {number} tasks {where.get(curves.drawn, 'of the grid, a miss counting as the whole model')}"
 
 
-def _legend(figure: Any, axes: Any) -> None:
-    """One line below both panels."""
+def _legend(figure: Any, axes: Any, means: bool) -> None:
+    """One line below all panels."""
     handles = list(axes.get_legend_handles_labels()[0])
     grey = "#5d606c"
+    large = [("mean of a model", "o", 7, grey), ("left out of the mean (bound)", "o", 7, "none")]
     for label, marker, size, face in (
-        ("mean of a model", "o", 7, grey),
-        ("left out of the mean (bound)", "o", 7, "none"),
-        ("one task", ".", 6, grey),
-        ("missed on test", "x", 5, grey),
-        ("no circuit: whole model", "+", 6, grey),
+        *(large if means else []),
+        ("a circuit", ".", 6, grey),
+        ("misses the target on test", "x", 5, grey),
+        ("no circuit: the whole model", "+", 6, grey),
     ):
         style = {"color": grey, "markerfacecolor": face, "markersize": size, "linestyle": ""}
         handles += axes.plot([], [], marker=marker, label=label, **style)

@@ -17,7 +17,8 @@ MEANING = (
     "Size is the geometric mean over tasks. The common mean takes the tasks that all compared models meet on test, the chosen "
     "mean those that they meet on validation, where circuits are chosen; a model that misses more than half of the tasks is not "
     "compared. The bound takes every task, a miss counting as the whole model. A ratio is dense "
-    "size over sparse size where both families' fronts have the same validation loss; nothing is extrapolated."
+    "size over sparse size where both families' fronts have the same validation loss; nothing is extrapolated. "
+    "A single task's ratio takes the models that meet it on validation."
 )
 
 
@@ -68,6 +69,13 @@ def _ratio_rows(curves: Curves) -> Iterable[tuple[str, ...]]:
                 yield f"{measure}, {mean}", "-", found.reason
             for loss, ratio in zip(found.val_losses, found.ratios, strict=True):
                 yield f"{measure}, {mean}", f"{loss:.3f}", f"{ratio:.2f}"
+        for task in curves.tasks:
+            one = curves.by_task[measure, task]
+            yield from (
+                (f"{measure}, {task}", f"{x:.3f}", f"{y:.2f}") for x, y in zip(one.val_losses, one.ratios, strict=True)
+            )
+        if (mean := curves.mean_by_task(measure)) is not None:
+            yield f"{measure}, mean of the tasks in the middle", "-", f"{mean:.2f}"
 
 
 def _task_rows(curves: Curves) -> Iterable[tuple[str, ...]]:
