@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparse_circuits.prune.choice import Scores
-from sparse_circuits.prune.discretize import Losses, choose, delete_greedily, node_effects
+from sparse_circuits.prune.discretize import Losses, choose, delete_greedily, node_effects, remembered
 
 
 def exactly(loss: Callable[[frozenset[int]], float], error: float = 0.0) -> Losses:
@@ -127,3 +127,21 @@ def test_node_effects_are_the_rise_when_one_alone_is_taken_out() -> None:
     effects = node_effects(exactly(additive([0.3, 0.1, 0.2])), [2, 0], 3)
     assert effects == pytest.approx([0.2, 0.3])
     assert node_effects(exactly(additive([1.0])), [], 1) == []
+
+
+def test_remembered_losses_are_the_same_and_each_mask_is_scored_once() -> None:
+    asked: list[int] = []
+    weights = [0.3, 0.1, 0.2]
+
+    def losses(masks: Tensor) -> Scores:
+        asked.append(len(masks))
+        return exactly(additive(weights), error=0.25)(masks)
+
+    known = remembered(losses)
+    first, second = torch.eye(3), torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    for masks in (first, second, first):
+        found, expected = known(masks), exactly(additive(weights), error=0.25)(masks)
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+        assert torch.equal(found.bound, expected.bound)
+    assert asked == [3, 1]
+    assert len(known(torch.zeros(0, 3)).mean) == 0

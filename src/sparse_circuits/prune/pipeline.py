@@ -30,7 +30,7 @@ from sparse_circuits.model.folder import model_hash
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.prune.calibrate import calibrate
 from sparse_circuits.prune.config import PruneConfig
-from sparse_circuits.prune.discretize import Chosen, Losses, choose, node_effects
+from sparse_circuits.prune.discretize import Chosen, Losses, choose, node_effects, remembered
 from sparse_circuits.prune.learn import learn_masks
 from sparse_circuits.prune.problem import Problem, prepare
 from sparse_circuits.tasks.task import Task
@@ -159,7 +159,7 @@ def _val_and_target(circuit: Circuit) -> tuple[float, float]:
 
 def _finish(problem: Problem, active: Tensor, seed: int, progress: Progress) -> Circuit:
     """Steps 3-6 for one learned mask."""
-    losses = _choice_losses(problem)
+    losses = remembered(_choice_losses(problem))
     chosen = choose(losses, active, problem.target)
     chosen, found = _drop_unreachable(problem, chosen, losses)
     layout = problem.layout
