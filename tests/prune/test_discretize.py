@@ -145,3 +145,18 @@ def test_remembered_losses_are_the_same_and_each_mask_is_scored_once() -> None:
         assert torch.equal(found.bound, expected.bound)
     assert asked == [3, 1]
     assert len(known(torch.zeros(0, 3)).mean) == 0
+
+
+def test_what_loses_more_than_guessing_is_given_up() -> None:
+    """By hand: {0, 1} loses 0.9, alone each would do; neither is tried."""
+    asked: list[int] = []
+    by_set = {frozenset(): 0.8, frozenset({0, 1}): 0.9}
+
+    def losses(masks: Tensor) -> Scores:
+        asked.append(len(masks))
+        return exactly(lambda nodes: by_set.get(nodes, 0.0))(masks)
+
+    chosen = choose(losses, torch.ones(2), 0.15)
+    assert not chosen.met and kept(chosen.mask) == frozenset() and sum(asked) == 3
+    assert [(point.nodes, point.loss) for point in chosen.curve] == [(0, 0.8), (2, 0.9)]
+    assert choose(exactly(lambda nodes: 0.9), torch.ones(2), 1.0).met, "a target above guessing is a target"

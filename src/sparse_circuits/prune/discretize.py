@@ -1,6 +1,7 @@
 """From a learned mask to a definite set of nodes (METHOD D11).
 
-Clamped taus saturate, so their order says nothing. Instead, on one fixed batch (choice.py):
+Clamped taus saturate, so their order says nothing. Instead, on one fixed batch (choice.py), unless what was learned loses more
+than guessing does, and is a miss as it stands:
 0. active nodes that cost next to nothing together go together, which leaves fewer to look at one by one;
 1. each active node's effect = loss with that node alone ablated - loss with all active nodes;
 2. for every k <= active, the loss with the k most effective nodes kept (all of them: monotonicity is not assumed);
@@ -21,6 +22,9 @@ from sparse_circuits.prune.choice import Scores
 
 TRIED_PER_ROUND = 8
 """Nodes a round of greedy deletion tries at once."""
+GUESSING = math.log(2)
+"""Loss of guessing between two completions, nats. Learning that ends above it has found nothing to choose from: nonsense labels
+leave a thousand nodes and more, which take minutes to look at one by one."""
 IDLE_SHARE = 0.1
 """Share of the distance to the target that one round of `without_idle` may use up."""
 Losses = Callable[[Tensor], Scores]
@@ -56,7 +60,10 @@ class Chosen:
 
 
 def choose(losses: Losses, active: Float[Tensor, " N"], target: float) -> Chosen:
-    """Steps 0-4 for one learned mask. Where no k meets the target, the k with the lowest loss is taken and `met` is False."""
+    """Steps 0-4 for one learned mask. Where no k meets the target, the k with the lowest loss is taken and `met` is False; above
+    `GUESSING`, and the target, only none and all are compared."""
+    if float(losses(active[None]).mean) > max(target, GUESSING):
+        return _given_up(losses, active)
     active = without_idle(losses, active, target)
     order = _by_effect(losses, active)
     curve, bounds = _curve(losses, order, len(active))
@@ -66,6 +73,15 @@ def choose(losses: Losses, active: Float[Tensor, " N"], target: float) -> Chosen
         return Chosen(mask=_mask(order[:best], len(active)), curve=curve, met=False)
     kept = delete_greedily(losses, order[: min(fitting)], len(active), target)
     return Chosen(mask=_mask(kept, len(active)), curve=curve, met=True)
+
+
+def _given_up(losses: Losses, active: Float[Tensor, " N"]) -> Chosen:
+    """The better of no node and all active ones, as a miss."""
+    masks = torch.stack([torch.zeros_like(active), active])
+    found = losses(masks)
+    points = zip(masks.sum(-1).int().tolist(), found.mean.tolist(), found.error.tolist(), strict=True)
+    curve = tuple(CurvePoint(nodes=k, loss=mean, standard_error=error) for k, mean, error in points)
+    return Chosen(mask=masks[int(found.mean.argmin())], curve=curve, met=False)
 
 
 def without_idle(losses: Losses, active: Float[Tensor, " N"], target: float) -> Float[Tensor, " N"]:
