@@ -32,7 +32,7 @@ from sparse_circuits.train.presets import tiny
 from sparse_circuits.validate.ground_truth import quote_model
 from train.runs import StopAfter, model_hashes
 
-QUICK = PruneConfig(steps=25, lr=0.05, k_coef=3e-3, batch_pairs=2, train_pairs=64, val_pairs=9, choice_train_pairs=9)
+QUICK = PruneConfig(steps=60, lr=0.03, k_coef=3e-3, batch_pairs=2, train_pairs=64, val_pairs=9, choice_train_pairs=9)
 SPARSE, DENSE = "w16_f0.3_a0.25", "dense_w8"
 
 

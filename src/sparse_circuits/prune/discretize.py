@@ -60,8 +60,8 @@ class Chosen:
 
 
 def choose(losses: Losses, active: Float[Tensor, " N"], target: float) -> Chosen:
-    """Steps 0-4 for one learned mask. Where no k meets the target, the k with the lowest loss is taken and `met` is False; above
-    `GUESSING`, and the target, only none and all are compared."""
+    """Steps 0-4 for one learned mask. Where no k meets the target, the k with the lowest loss is taken and `met` is False; of a mask
+    that loses more than `GUESSING`, and the target, no node."""
     if float(losses(active[None]).mean) > max(target, GUESSING):
         return _given_up(losses, active)
     active = without_idle(losses, active, target)
@@ -76,12 +76,12 @@ def choose(losses: Losses, active: Float[Tensor, " N"], target: float) -> Chosen
 
 
 def _given_up(losses: Losses, active: Float[Tensor, " N"]) -> Chosen:
-    """The better of no node and all active ones, as a miss."""
+    """No node, as a miss."""
     masks = torch.stack([torch.zeros_like(active), active])
     found = losses(masks)
     points = zip(masks.sum(-1).int().tolist(), found.mean.tolist(), found.error.tolist(), strict=True)
     curve = tuple(CurvePoint(nodes=k, loss=mean, standard_error=error) for k, mean, error in points)
-    return Chosen(mask=masks[int(found.mean.argmin())], curve=curve, met=False)
+    return Chosen(mask=masks[0], curve=curve, met=False)
 
 
 def without_idle(losses: Losses, active: Float[Tensor, " N"], target: float) -> Float[Tensor, " N"]:
