@@ -60,8 +60,8 @@ class Chosen:
 
 
 def choose(losses: Losses, active: Float[Tensor, " N"], target: float) -> Chosen:
-    """Steps 0-4 for one learned mask. Where no k meets the target, the k with the lowest loss is taken and `met` is False; of a mask
-    that loses more than `GUESSING`, and the target, no node."""
+    """Steps 0-4 for one learned mask. Where no k meets the target, the k with the lowest loss is taken and `met` is False; of a
+    mask that loses more than `GUESSING`, and the target, no node."""
     if float(losses(active[None]).mean) > max(target, GUESSING):
         return _given_up(losses, active)
     active = without_idle(losses, active, target)
