@@ -1,5 +1,6 @@
 """The frontier in the docs: made of the default grid, complete, and what README and figure say of it."""
 
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -42,6 +43,14 @@ def test_the_readme_says_what_the_files_say(frontier: Frontier, shown: Curves) -
     spent = sum(sum(record.seconds.values()) for record in frontier.records) / 60
     edges, nodes = (shown.mean_by_task(measure) for measure in ("edges", "nodes"))
     both = [task for task in shown.tasks if shown.by_task["edges", task].ratios]
+    all_of_them = [ratio for task in both for ratio in shown.by_task["edges", task].ratios]
+    found: Counter[str] = Counter()
+    held: Counter[tuple[str, str]] = Counter()
+    for record in frontier.records:
+        for task in (task for task in record.tasks if task.loss is not None):
+            found[record.family] += 1
+            held[record.family, "val"] += bool(task.met_on_val)
+            held[record.family, "test"] += task.status == "met"
     single = [shown.by_task["edges", task].ratios[1] for task in both]
     for words in (
         f"{len(frontier.records)} models",
@@ -49,6 +58,9 @@ def test_the_readme_says_what_the_files_say(frontier: Frontier, shown: Curves) -
         f"{edges:.1f} times as many edges",
         f"{nodes:.1f} times as many nodes",
         f"{min(single):.1f} to {max(single):.1f} times the edges",
+        f"{min(all_of_them):.1f} to {max(all_of_them):.1f} over all",
+        f"{held['sparse', 'val']} of {found['sparse']} sparse and {held['dense', 'val']} of {found['dense']} dense ones",
+        f"{held['sparse', 'test']} and {held['dense', 'test']} do",
         f"{len(both)} of the {len(shown.tasks)} tasks",
     ):
         assert words in text

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from frontier.made_up_points import four_points, point
 from refusals import refused
-from sparse_circuits.frontier.curves import Sized, curves, front, mean_size, ratio_at_matched_loss, size_at
+from sparse_circuits.frontier.curves import Sized, curves, front, mean_size, met, ratio_at_matched_loss, size_at
 
 LOSSES = st.floats(1.0, 4.0)
 SIZES = st.floats(1.0, 1e5)
@@ -184,3 +184,25 @@ def test_the_ratio_of_single_tasks() -> None:
     assert summary["mean_ratio_by_task"]["edges"] == pytest.approx(dense / sparse)
     assert summary["ratio_by_task"]["edges"]["quotes"]["ratios"][1] == pytest.approx(dense / sparse)
     assert curves([point("a", "sparse", 3.0, x=(5, 5))]).mean_by_task("nodes") is None
+
+
+def test_on_validation_is_on_validation_alone() -> None:
+    """A circuit that happens to meet the target on test only was not at the target where it was chosen."""
+    one = point("w64", "sparse", 3.0, quotes=(4, 2))
+    one = one.replace(tasks=(one.tasks[0].replace(met_on_val=False),))
+    assert met(one, "quotes") and not met(one, "quotes", "chosen")
+    older = one.replace(tasks=(one.tasks[0].replace(met_on_val=None),))
+    assert met(older, "quotes", "chosen"), "records without the field are taken at their word"
+
+
+def test_a_mean_that_leaves_a_family_out_is_not_drawn() -> None:
+    """Two sparse points share two tasks; the dense one misses more than half, so a mean of the others compares nothing."""
+    records = [
+        point("w64", "sparse", 3.0, a=(4, 2), b=(4, 2), c=(4, 2)),
+        point("w128", "sparse", 2.5, a=(9, 9), b=(9, 9), c=(9, 9)),
+        point("dense_w8", "dense", 2.9, a=(40, 60), b="unsolved", c="unsolved"),
+    ]
+    found = curves(records)
+    assert found.over["common"].points == ("w128", "w64") and found.over["common"].tasks == ("a", "b", "c")
+    assert found.drawn == "bound" and found.compared == ("w128", "w64", "dense_w8")
+    assert curves(records[:2]).drawn == "common", "of one family alone there is nobody to leave out"

@@ -144,11 +144,12 @@ def test_remembered_losses_are_the_same_and_each_mask_is_scored_once() -> None:
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
         assert torch.equal(found.bound, expected.bound)
     assert asked == [3, 1]
+    assert len(known(torch.zeros(2, 3)).mean) == 2 and asked == [3, 1, 1], "equal masks of one call are one"
     assert len(known(torch.zeros(0, 3)).mean) == 0
 
 
-def test_what_loses_more_than_guessing_is_given_up() -> None:
-    """By hand: {0, 1} loses 0.9, alone each would do; neither is tried."""
+def test_what_loses_too_much_is_given_up() -> None:
+    """By hand: {0, 1} loses 0.9, alone each would do; neither is tried, which is the price of it."""
     asked: list[int] = []
     by_set = {frozenset(): 0.95, frozenset({0, 1}): 0.9}
 
@@ -156,7 +157,10 @@ def test_what_loses_more_than_guessing_is_given_up() -> None:
         asked.append(len(masks))
         return exactly(lambda nodes: by_set.get(nodes, 0.0))(masks)
 
-    chosen = choose(losses, torch.ones(2), 0.15)
-    assert not chosen.met and kept(chosen.mask) == frozenset() and sum(asked) == 3
+    chosen = choose(losses, torch.ones(2), 0.15, give_up_above=0.7)
+    assert not chosen.met and chosen.given_up and kept(chosen.mask) == frozenset() and sum(asked) == 3
     assert [(point.nodes, point.loss) for point in chosen.curve] == [(0, 0.95), (2, 0.9)]
-    assert choose(exactly(lambda nodes: 0.9), torch.ones(2), 1.0).met, "a target above guessing is a target"
+    assert choose(exactly(lambda nodes: 0.9), torch.ones(2), 1.0, give_up_above=0.7).met, (
+        "a target above it is a target"
+    )
+    assert choose(exactly(lambda nodes: by_set.get(nodes, 0.0)), torch.ones(2), 0.15).met, "without it every k is tried"

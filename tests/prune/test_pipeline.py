@@ -159,3 +159,5 @@ def test_the_best_meets_the_target_and_is_smallest(circuits: tuple[Circuit, ...]
     missed = base.replace(nodes=(), loss=type(base.loss)(train=1.0, val=1.0, test=0.0), seed=2)
     assert [best(order).seed for order in ((base, small, missed), (missed, small, base))] == [1, 1]
     assert best((missed,)) is missed
+    near = base.replace(loss=type(base.loss)(train=0.2, val=0.2, test=0.2), seed=3)
+    assert best((missed, near)) is near, "of misses the one that loses least, not one without nodes"

@@ -68,7 +68,9 @@ class StopAfter(Progress):
 def curve(run: Path) -> list[dict[str, float | int]]:
     """The metrics of a run without the one that depends on the clock."""
     lines = read_metrics(run / "metrics.jsonl")
-    return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
+    return [
+        {name: value for name, value in line.items() if name not in ("tokens_per_second", "seconds")} for line in lines
+    ]
 
 
 def model_hashes(run: Path) -> tuple[str, str]:

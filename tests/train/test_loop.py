@@ -51,7 +51,7 @@ def test_metrics_have_one_line_per_step(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 13))
     for line in lines:
-        assert set(line) - {"val_loss"} == {"step", "loss", "lr", "grad_rms", "nonzero", "tokens_per_second"}
+        assert set(line) - {"val_loss"} == {"step", "loss", "lr", "grad_rms", "nonzero", "tokens_per_second", "seconds"}
         assert all(math.isfinite(value) for value in line.values())
     assert [line["step"] for line in lines if "val_loss" in line] == [4, 8, 12]
     dense, sparse = lines[0]["nonzero"], lines[-1]["nonzero"]

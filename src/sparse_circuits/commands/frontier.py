@@ -70,14 +70,14 @@ def _summary(found: Any) -> tuple[dict[str, Any], str]:
     if not found.records:
         return {"points": [], "ratio_at_matched_loss": None, **beside}, "\n".join(["no point is finished", *lines])
     shown = curves(found.records)
-    head = ("model", "val loss", "nonzero", "met", *MEASURES, "missed")
+    head = ("model", "val loss", "nonzero", "met on test", "on val", *MEASURES, "missed on test")
     rows = [_row(point, shown) for point in shown.points]
     drawn = shown.drawn
     ratios = [_ratio(measure, shown.ratios[measure, drawn]) for measure in MEASURES]
     where = "" if drawn == "common" else " (met on validation, where circuits are chosen)"
     over = f"sizes are geometric means over {', '.join(shown.over[drawn].tasks)}{where}"
     if drawn == "bound":
-        over = "no task is met by all compared models, so sizes are bounds: a miss counts as the whole model"
+        over = "sparse and dense models share no task, so sizes are bounds: a miss counts as the whole model"
     ratios += [_by_task(measure, shown) for measure in MEASURES]
     text = "\n".join([markdown_table(head, rows), over, *ratios, *lines])
     return {**shown.summary(), **beside}, text
@@ -93,6 +93,7 @@ def _row(point: Any, shown: Any) -> tuple[str, ...]:
         f"{point.val_loss:.3f}",
         f"{point.nonzero:,} ({point.nonzero_fraction:.2%})",
         f"{len(shown.tasks) - len(missed)}/{len(shown.tasks)}",
+        f"{len(shown.tasks) - len(misses(point, shown.tasks, 'chosen'))}/{len(shown.tasks)}",
         *("-" if size is None else f"{size:.1f}" for size in sizes),
         ", ".join(missed),
     )
@@ -102,9 +103,10 @@ def _by_task(measure: Any, shown: Any) -> str:
     """The ratios of single tasks in the middle of the losses that both families have, and their mean."""
     found = {task: shown.by_task[measure, task].ratios for task in shown.tasks}
     each = ", ".join(f"{task} {ratios[1]:.2f}" for task, ratios in found.items() if ratios)
-    mean = shown.mean_by_task(measure)
-    said = "no task has both at one loss" if mean is None else f"{mean:.2f} ({each})"
-    return f"{measure}, dense / sparse at matched loss, task by task: {said}"
+    number = shown.mean_by_task(measure)
+    mean = None if number is None else f"{number:.2f}"
+    shared = f"{mean}, mean over {sum(map(bool, found.values()))} of {len(found)} tasks, met on validation: {each}"
+    return f"{measure}, dense / sparse at matched loss, task by task: {'no task has both' if mean is None else shared}"
 
 
 def _ratio(measure: str, found: Any) -> str:

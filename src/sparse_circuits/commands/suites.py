@@ -117,7 +117,7 @@ def circuits_table(
     command = f"sparse-circuits circuits table {folder}" + (f" --dense {dense}" if dense else "")
     if summary and twin is None:
         raise ValueError("a summary sets two models side by side; give the dense twin's folder with --dense")
-    page = summary_table(sparse, twin) if summary and twin else circuits_page(sparse, twin, command)
+    page = circuits_page(sparse, twin, command) if not summary or twin is None else summary_table(sparse, twin)
     if out is not None:
         write_text(out, page)
     compared = {"ratios": None, "ratios_on_validation": None}

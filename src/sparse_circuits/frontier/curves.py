@@ -17,7 +17,7 @@ Per family and mean:
    Nothing is extrapolated.
 
 Small models differ in which tasks they do, so few tasks are common to all of them. Hence also every task by itself
-(`ratio_by_task`): the same on the points whose circuit of it holds on validation.
+(`ratio_by_task`): the same on the points whose circuit of it holds on validation. That does leave misses out; they are counted.
 """
 
 import math
@@ -90,9 +90,16 @@ class Curves:
 
     @property
     def drawn(self) -> Mean:
-        """The mean that figures and tables show: of `common` and `chosen` the one over more tasks, else the bound."""
-        best: Mean = max(("common", "chosen"), key=lambda mean: len(self.over[mean].tasks))
-        return best if self.over[best].tasks else "bound"
+        """The mean that figures and tables show: of `common` and `chosen` the one over more tasks that has points of every family
+        there is, else the bound."""
+        families = {point.family for point in self.points}
+        best: Mean = "bound"
+        means: tuple[Mean, ...] = ("chosen", "common")
+        for mean in means:
+            whole = {family for family in FAMILIES if self.fronts["edges", mean, family]} == families
+            if whole and (best == "bound" or len(self.over[mean].tasks) >= len(self.over[best].tasks)):
+                best = mean
+        return best
 
     def mean_by_task(self, measure: Measure) -> float | None:
         """Geometric mean of the tasks' ratios in the middle of the losses that both families have; None where no task has one."""
@@ -167,8 +174,18 @@ def curves(records: Sequence[PointRecord]) -> Curves:
             ratios[measure, mean] = ratio_at_matched_loss(
                 dense=fronts[measure, mean, "dense"], sparse=fronts[measure, mean, "sparse"]
             )
-    keys = [(measure, task) for measure in MEASURES for task in tasks]
-    single = {(*key, family): _task_curve(points, *key, family) for key in keys for family in FAMILIES}
+    keys: list[tuple[Measure, str]] = [(measure, task) for measure in MEASURES for task in tasks]
+    single: dict[tuple[Measure, str, Family], tuple[Sized, ...]] = {
+        (measure, task, family): _task_curve(points, measure, task, family)
+        for measure, task in keys
+        for family in FAMILIES
+    }
+    by_task: dict[tuple[Measure, str], MatchedRatio] = {
+        (measure, task): ratio_at_matched_loss(
+            dense=single[measure, task, "dense"], sparse=single[measure, task, "sparse"]
+        )
+        for measure, task in keys
+    }
     return Curves(
         points=points,
         tasks=tasks,
@@ -177,9 +194,7 @@ def curves(records: Sequence[PointRecord]) -> Curves:
         fronts=fronts,
         ratios=ratios,
         task_curves=single,
-        by_task={
-            key: ratio_at_matched_loss(dense=single[*key, "dense"], sparse=single[*key, "sparse"]) for key in keys
-        },
+        by_task=by_task,
     )
 
 
@@ -207,7 +222,9 @@ def asked_tasks(points: Sequence[PointRecord]) -> tuple[str, ...]:
 def met(point: PointRecord, task: str, mean: Mean = "common") -> bool:
     """Whether a circuit meets the target: on validation for `chosen`, else on test."""
     found = point.task(task)
-    return found.status == "met" or (mean == "chosen" and bool(found.met_on_val))
+    if mean == "chosen" and found.met_on_val is not None:
+        return found.met_on_val
+    return found.status == "met"
 
 
 def misses(point: PointRecord, tasks: Sequence[str], mean: Mean = "common") -> tuple[str, ...]:

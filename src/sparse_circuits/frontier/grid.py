@@ -73,7 +73,7 @@ class Point:
 
 
 class Grid(Config):
-    """Models and tasks of a frontier. The defaults fit an hour on two cores."""
+    """Models and tasks of a frontier. The defaults take about an hour on two cores."""
 
     sparse: tuple[Cells, ...] = (
         Cells(widths=(64, 128, 256), nonzeros=(8000,)),

@@ -7,7 +7,6 @@
 4. Write point.json, last: where it is, the point is finished.
 """
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +30,7 @@ from sparse_circuits.prune.pipeline import meets_on_val, prune_seeds
 from sparse_circuits.prune.seeds import save_seeds
 from sparse_circuits.tasks.task import SPLITS, Task, UnusableTokens
 from sparse_circuits.train.loop import train
+from sparse_circuits.train.metrics import read_metrics
 
 
 def point_folder(out: str | Path, name: str) -> Path:
@@ -50,7 +50,7 @@ def run_point(out: str, grid: Mapping[str, Any], name: str, device: str = "cpu")
     point, seconds = chosen.point(name), {}
     training = _train(point, Path(out), folder, device)
     model = read_model(folder / "run" / "model").to(device)
-    seconds["training"] = _training_seconds(point, folder / "run")
+    seconds["training"] = sum(step["seconds"] for step in read_metrics(folder / "run" / "metrics.jsonl"))
     tokenizer = read_tokenizer(Path(out) / "tokenizer")
     begun = time.perf_counter()
     tasks = tuple(_task(model, task, tokenizer, chosen, folder / "circuits") for task in chosen.loaded_tasks())
@@ -80,13 +80,6 @@ def _train(point: Point, root: Path, folder: Path, device: str) -> dict[str, Any
         tokenizer = read_tokenizer(root / "tokenizer")
         train(point.config, Shards.open(root / "shards"), tokenizer, run, resume=resume, device=device)
     return read_json(run / "model" / "training.json")
-
-
-def _training_seconds(point: Point, run: Path) -> float:
-    """What the steps of a run took, by the speed that each of them noted."""
-    tokens = point.config.batch_size * point.config.model.block_size
-    steps = (json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines())
-    return sum(tokens / step["tokens_per_second"] for step in steps)
 
 
 def _task(model: SparseTransformer, task: Task, tokenizer: Any, grid: Grid, circuits: Path) -> TaskRecord:

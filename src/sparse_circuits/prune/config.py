@@ -1,6 +1,7 @@
 """The recipe of a pruning."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from sparse_circuits.circuit.circuit import Ablation, LossKind
 from sparse_circuits.config import Config
@@ -78,3 +79,11 @@ class PruneConfig(Config):
             raise ValueError(
                 f"objective kl_to_model compares the two completions: it needs loss_kind binary, given {self.loss_kind}"
             )
+
+
+def recipe_of(stored: Mapping[str, Any]) -> PruneConfig:
+    """The recipe that a circuit names. One from before `choice_train_pairs` chose nodes on validation alone.
+
+    Raises ValueError for the recipe of another library.
+    """
+    return PruneConfig.from_dict({"choice_train_pairs": 0, **stored})

@@ -1,12 +1,13 @@
 """From a learned mask to a definite set of nodes (METHOD D11).
 
-Clamped taus saturate, so their order says nothing. Instead, on one fixed batch (choice.py), unless what was learned loses more
-than guessing does, and is a miss as it stands:
+Clamped taus saturate, so their order says nothing. Instead, on one fixed batch (choice.py):
 0. active nodes that cost next to nothing together go together, which leaves fewer to look at one by one;
 1. each active node's effect = loss with that node alone ablated - loss with all active nodes;
 2. for every k <= active, the loss with the k most effective nodes kept (all of them: monotonicity is not assumed);
 3. the smallest k that meets the target with its standard error, on each split (choice.py);
 4. greedy deletion: the node whose removal costs least goes, while the target still holds;
+None of it for a learned mask that loses more than guessing does: it is given up, as a miss. (METHOD D11 evaluates every k of those
+too; a subset that does the task while all of what was learned does not would be overlooked.)
 """
 
 import math
@@ -23,8 +24,8 @@ from sparse_circuits.prune.choice import Scores
 TRIED_PER_ROUND = 8
 """Nodes a round of greedy deletion tries at once."""
 GUESSING = math.log(2)
-"""Loss of guessing between two completions, nats. Learning that ends above it has found nothing to choose from: nonsense labels
-leave a thousand nodes and more, which take minutes to look at one by one."""
+"""Binary loss of guessing, nats. Learning that ends above it has found nothing to choose from: nonsense labels leave a thousand
+nodes and more, which take minutes to look at one by one."""
 IDLE_SHARE = 0.1
 """Share of the distance to the target that one round of `without_idle` may use up."""
 Losses = Callable[[Tensor], Scores]
@@ -37,10 +38,10 @@ def remembered(losses: Losses) -> Losses:
 
     def look_up(masks: Tensor) -> Scores:
         keys = [mask.nonzero().numpy().tobytes() for mask in masks]
-        new = [i for i, key in enumerate(keys) if key not in known]
+        new = {key: i for i, key in enumerate(keys) if key not in known}
         if new:
-            rows = torch.stack(list(losses(masks[new])), -1).tolist()
-            known.update(zip([keys[i] for i in new], map(tuple, rows), strict=True))
+            rows = torch.stack(list(losses(masks[list(new.values())])), -1).tolist()
+            known.update(zip(new, map(tuple, rows), strict=True))
         found = torch.tensor([known[key] for key in keys], dtype=torch.float64)
         return Scores(*found.view(len(keys), len(Scores._fields)).unbind(-1))
 
@@ -54,15 +55,19 @@ class Chosen:
     mask: Float[Tensor, " N"]
     """1 at kept nodes."""
     curve: tuple[CurvePoint, ...]
-    """Loss of every k on the choice batch, in the order of the effects."""
+    """Loss of every k on the choice batch, in the order of the effects; of none and all, where the mask was given up."""
     met: bool
     """Whether the target holds."""
+    given_up: bool = False
+    """Whether no choice was tried."""
 
 
-def choose(losses: Losses, active: Float[Tensor, " N"], target: float) -> Chosen:
-    """Steps 0-4 for one learned mask. Where no k meets the target, the k with the lowest loss is taken and `met` is False; of a
-    mask that loses more than `GUESSING`, and the target, no node."""
-    if float(losses(active[None]).mean) > max(target, GUESSING):
+def choose(losses: Losses, active: Float[Tensor, " N"], target: float, *, give_up_above: float = math.inf) -> Chosen:
+    """Steps 0-4 for one learned mask. Where no k meets the target, the k with the lowest loss is taken and `met` is False.
+
+    give_up_above: a mask with a larger loss than this, and the target, is given up without any node, nats.
+    """
+    if float(losses(active[None]).mean) > max(target, give_up_above):
         return _given_up(losses, active)
     active = without_idle(losses, active, target)
     order = _by_effect(losses, active)
@@ -81,7 +86,7 @@ def _given_up(losses: Losses, active: Float[Tensor, " N"]) -> Chosen:
     found = losses(masks)
     points = zip(masks.sum(-1).int().tolist(), found.mean.tolist(), found.error.tolist(), strict=True)
     curve = tuple(CurvePoint(nodes=k, loss=mean, standard_error=error) for k, mean, error in points)
-    return Chosen(mask=masks[0], curve=curve, met=False)
+    return Chosen(mask=masks[0], curve=curve, met=False, given_up=True)
 
 
 def without_idle(losses: Losses, active: Float[Tensor, " N"], target: float) -> Float[Tensor, " N"]:

@@ -5,6 +5,7 @@
 the logits go if the target still holds without them. 5. Calibrate on training pairs. 6. Score; test is only reported.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from sparse_circuits.model.folder import model_hash
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.prune.calibrate import calibrate
 from sparse_circuits.prune.config import PruneConfig
-from sparse_circuits.prune.discretize import Chosen, Losses, choose, node_effects, remembered
+from sparse_circuits.prune.discretize import GUESSING, Chosen, Losses, choose, node_effects, remembered
 from sparse_circuits.prune.learn import learn_masks
 from sparse_circuits.prune.problem import Problem, prepare
 from sparse_circuits.tasks.task import Task
@@ -130,16 +131,19 @@ def _solved(problem: Problem, seeds: Sequence[int], progress: Progress) -> tuple
 
 
 def best(circuits: Sequence[Circuit]) -> Circuit:
-    """The smallest circuit among those that meet the target on validation: fewest nodes, then edges, then loss.
+    """The smallest circuit among those that meet the target on validation: fewest nodes, then edges, then loss. Of circuits that
+    all miss it, the one with the lowest loss.
 
     Raises ValueError for an imported circuit, which has no validation loss.
     """
-
-    def rank(circuit: Circuit) -> tuple[bool, int, int, float]:
-        loss, target = _val_and_target(circuit)
-        return loss > target, len(circuit.nodes), len(circuit.edges), loss
-
     return min(circuits, key=rank)
+
+
+def rank(circuit: Circuit) -> tuple[bool, float, int, int, float]:
+    """What `best` orders circuits by. Raises ValueError as it does."""
+    loss, target = _val_and_target(circuit)
+    missed = loss > target
+    return missed, loss if missed else 0.0, len(circuit.nodes), len(circuit.edges), loss
 
 
 def meets_on_val(circuit: Circuit) -> bool:
@@ -160,16 +164,20 @@ def _val_and_target(circuit: Circuit) -> tuple[float, float]:
 def _finish(problem: Problem, active: Tensor, seed: int, progress: Progress) -> Circuit:
     """Steps 3-6 for one learned mask."""
     losses = remembered(_choice_losses(problem))
-    chosen = choose(losses, active, problem.target)
+    guessing = GUESSING if problem.config.loss_kind == "binary" else math.inf
+    chosen = choose(losses, active, problem.target, give_up_above=guessing)
     chosen, found = _drop_unreachable(problem, chosen, losses)
     layout = problem.layout
     nodes = layout.nodes(chosen.mask)
     calibration = _calibration(problem, chosen.mask)
-    missed = (
-        ""
-        if chosen.met
-        else "; no choice of nodes meets the target where they are chosen: try other seeds or a lower k_coef"
-    )
+    missed = ""
+    if not chosen.met:
+        what = (
+            "the learned mask does no better than guessing, so none was looked for"
+            if chosen.given_up
+            else "none was found"
+        )
+        missed = f"; a choice of nodes that meets the target: {what}; try other seeds or a lower k_coef"
     progress.say(f"seed {seed}: {int(active.sum())} nodes learned, {len(nodes)} kept, {len(found.edges)} edges{missed}")
     return Circuit(
         **_scores(problem, chosen.mask, calibration),

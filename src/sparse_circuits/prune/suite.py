@@ -27,7 +27,7 @@ from sparse_circuits.log import SILENT, Progress
 from sparse_circuits.model.folder import model_hash
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.prune.config import PruneConfig
-from sparse_circuits.prune.pipeline import best, meets_on_val, prune_seeds
+from sparse_circuits.prune.pipeline import best, meets_on_val, prune_seeds, rank
 from sparse_circuits.prune.refine import refine, with_minimality
 from sparse_circuits.prune.seeds import naming_task, save_seeds
 from sparse_circuits.tasks.load import load_task, task_names
@@ -180,9 +180,9 @@ def _figures(circuit: Circuit) -> dict[str, Any]:
 
 
 def _median(circuits: Sequence[Circuit]) -> dict[str, Any]:
-    """The lower median by nodes, seeds that miss the target on validation last; what it is where the median itself is a miss."""
-    ranked = sorted(circuits, key=lambda c: (not meets_on_val(c), len(c.nodes), len(c.edges)))
-    return _figures(ranked[(len(ranked) - 1) // 2])
+    """The median seed in the order of `best`, the worse of two in the middle. Seeds that miss the target on validation come last;
+    where the median is one, it says so."""
+    return _figures(sorted(circuits, key=rank)[len(circuits) // 2])
 
 
 def _score(plan: _Plan, asked: Mapping[str, str], source: str | None, progress: Progress) -> None:

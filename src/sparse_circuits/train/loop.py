@@ -85,14 +85,15 @@ def train(
             loss = _backward(model, _batch(data, config, step, device), config)
             lr, rms = optimizer.step(step + 1, config.steps)
             figures = {"loss": loss.item(), "lr": lr, "grad_rms": rms.item()}
-            busy += time.perf_counter() - clock
+            seconds = time.perf_counter() - clock
+            busy += seconds
             step += 1
             speed = (step - begun) * config.tokens_per_step / busy
             if step % config.eval_every == 0 or step == config.steps:
                 figures["val_loss"] = validation_loss(model, data, config)
             _stop_unless_finite(figures, step, run)
             nonzero, _ = nonzeros(model)
-            metrics.write(step, **figures, nonzero=nonzero, tokens_per_second=speed)
+            metrics.write(step, **figures, nonzero=nonzero, tokens_per_second=speed, seconds=seconds)
             bar.update(step, loss=figures["loss"], nonzeros=nonzero, **{"tokens/s": int(speed)})
             if step % config.checkpoint_every == 0 or step == config.steps or interrupted.is_set():
                 saved = save_checkpoint(run, step, model, optimizer)

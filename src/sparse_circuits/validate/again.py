@@ -28,7 +28,7 @@ from sparse_circuits.circuit.circuit import Circuit
 from sparse_circuits.log import SILENT, Progress
 from sparse_circuits.model.folder import model_hash
 from sparse_circuits.model.transformer import SparseTransformer
-from sparse_circuits.prune.config import PruneConfig
+from sparse_circuits.prune.config import PruneConfig, recipe_of
 from sparse_circuits.prune.pipeline import meets_on_val, solve
 from sparse_circuits.prune.problem import Problem, prepare
 from sparse_circuits.validate.card import Row
@@ -41,8 +41,6 @@ SEEDS = 10
 """Seeds that F15 looks at (METHOD: at least 10)."""
 FEW = 2
 """Seeds of every other control, the first of those: a minute each for 200 steps of a 3 x 384 model on two cores."""
-SINCE = {"choice_train_pairs": 0}
-"""Settings that younger recipes have, at what older ones did: these chose nodes on validation alone, as refine.py takes them."""
 FACTOR = 1.0
 """Bits: a factor of two in nodes. Seeds of one recipe may differ by as much (`seed_sizes`), so that sizes closer than this count
 as alike, and a control must cost more to say something."""
@@ -71,7 +69,7 @@ class Rerun:
         if seeds < 1:
             raise ValueError(f"{seeds} seeds asked for; ask for at least 1")
         try:
-            config = PruneConfig.from_dict({**SINCE, **circuit.recipe}) if circuit.recipe else None
+            config = recipe_of(circuit.recipe) if circuit.recipe else None
         except ValueError:  # a recipe of others
             config = None
         if config is None or circuit.target_loss is None:

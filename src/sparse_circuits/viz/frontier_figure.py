@@ -41,7 +41,8 @@ def _heights(curves: Curves) -> list[float]:
     """Of the rows: the means, where both families have one, then the tasks."""
     fronts = [curves.fronts["edges", curves.drawn, family] for family in FAMILIES]
     rows = -(-len(curves.tasks) // COLUMNS)
-    return [*([MEAN_HEIGHT] if all(fronts) or not rows else []), *[TASK_HEIGHT] * rows]
+    several = len(curves.over[curves.drawn].tasks) > 1 and curves.drawn != "bound"
+    return [*([MEAN_HEIGHT] if (all(fronts) and several) or not rows else []), *[TASK_HEIGHT] * rows]
 
 
 def _size(curves: Curves) -> tuple[float, float]:
@@ -55,11 +56,11 @@ def _draw(figure: Any, curves: Curves) -> None:
         len(heights),
         1,
         height_ratios=heights,
-        left=0.06,
+        left=0.07,
         right=0.985,
         bottom=(FOOT + 0.3) / total,
-        top=1 - 0.3 / total,
-        hspace=0.42,
+        top=1 - 0.5 / total,
+        hspace=0.5,
     )
     means = heights[0] == MEAN_HEIGHT
     first = None
@@ -81,21 +82,22 @@ def _draw(figure: Any, curves: Curves) -> None:
 
 def _task_panel(axes: Any, curves: Curves, task: str, leftmost: bool) -> None:
     """One task's circuits, edges."""
+    axes.set_yscale("log")
     found = curves.by_task["edges", task]
-    ratio = (
-        f"dense / sparse {found.ratios[1]:.1f} at {found.val_losses[1]:.2f} nats"
-        if found.ratios
-        else "no loss in common"
-    )
+    lacking = [family for family in FAMILIES if not curves.task_curves["edges", task, family]]
+    ratio = f"no {' and no '.join(lacking)} circuit" if lacking else "no loss in common"
+    if found.ratios:
+        ratio = f"dense / sparse {found.ratios[1]:.1f} at {found.val_losses[1]:.2f} nats"
     for family in FAMILIES:
         members = [point for point in curves.points if point.family == family]
         _dots(axes, members, "edges", [task], COLORS[family])
         _line(axes, curves.task_curves["edges", task, family], family)
-    _style(axes, f"{task}: {ratio}", "edges" if leftmost else None)
+    _style(axes, f"{task}\n{ratio}", "edges" if leftmost else None)
 
 
 def _panel(axes: Any, curves: Curves, measure: Measure) -> None:
-    """The mean over common tasks."""
+    """The mean over common tasks, or the bound."""
+    axes.set_yscale("log")
     for family in FAMILIES:
         members = [point for point in curves.points if point.family == family]
         _dots(axes, members, measure, curves.tasks, COLORS[family])
@@ -105,19 +107,18 @@ def _panel(axes: Any, curves: Curves, measure: Measure) -> None:
 
 
 def _style(axes: Any, title: str, size: str | None) -> None:
-    axes.set_yscale("log")
     axes.set_xlabel("validation loss, nats", fontsize=8)
     if size is not None:
         axes.set_ylabel(size)
     axes.set_title(title, fontsize=9)
     axes.grid(True, which="major", linewidth=0.4, alpha=0.5)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(labelsize=8, which="both")
     axes.margins(x=0.08)
 
 
 def _line(axes: Any, line: Sequence[Sized], family: Family) -> None:
     losses, sizes = [point.val_loss for point in line], [point.size for point in line]
-    axes.plot(losses, sizes, color=COLORS[family], linewidth=1.4, label=f"{family}: smallest")
+    axes.plot(losses, sizes, color=COLORS[family], linewidth=1.4, label=f"smallest {family} circuit")
 
 
 def _dots(axes: Any, members: list[PointRecord], measure: Measure, tasks: Sequence[str], color: str) -> None:
@@ -135,7 +136,7 @@ def _task_places(
         for task in tasks:
             found = "met" if met(point, task) else "missed" if met(point, task, "chosen") else "none"
             if found == kind:
-                yield point.val_loss, task_size(point, task, measure, "chosen")
+                yield point.val_loss, task_size(point, task, measure, "chosen" if kind == "missed" else "common")
 
 
 def _means(axes: Any, members: list[PointRecord], curves: Curves, measure: Measure, color: str) -> None:
@@ -155,8 +156,9 @@ def _means(axes: Any, members: list[PointRecord], curves: Curves, measure: Measu
 
 def _over(curves: Curves) -> str:
     number = len(curves.over[curves.drawn].tasks)
+    tasks = f"the {number} task" + ("" if number == 1 else "s")
     where = {"common": "that all compared meet", "chosen": "that all compared meet on validation"}
-    return f"the {number} tasks {where.get(curves.drawn, 'of the grid, a miss counting as the whole model')}"
+    return f"{tasks} {where.get(curves.drawn, 'of the grid, a miss counting as the whole model')}"
 
 
 def _legend(figure: Any, axes: Any, means: bool) -> None:
@@ -168,7 +170,7 @@ def _legend(figure: Any, axes: Any, means: bool) -> None:
         *(large if means else []),
         ("a circuit", ".", 6, grey),
         ("misses the target on test", "x", 5, grey),
-        ("no circuit: the whole model", "+", 6, grey),
+        ("none at the target: the whole model", "+", 6, grey),
     ):
         style = {"color": grey, "markerfacecolor": face, "markersize": size, "linestyle": ""}
         handles += axes.plot([], [], marker=marker, label=label, **style)

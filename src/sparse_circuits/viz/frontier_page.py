@@ -42,7 +42,17 @@ def render_frontier_page(curves: Curves, failed: dict[str, str]) -> str:
     return static_page("Capability against circuit size", MEANING, sections)
 
 
-_HEAD = ("validation loss", "nonzero weights", "share", "tasks met", "edges", "nodes", "of nodes", "compared")
+_HEAD = (
+    "validation loss",
+    "nonzero weights",
+    "share",
+    "met on test",
+    "on validation",
+    "edges",
+    "nodes",
+    "of nodes",
+    "compared",
+)
 
 
 def _model_row(curves: Curves, point: PointRecord) -> tuple[str, ...]:
@@ -54,6 +64,7 @@ def _model_row(curves: Curves, point: PointRecord) -> tuple[str, ...]:
         f"{point.nonzero:,}",
         f"{point.nonzero_fraction:.2%}",
         f"{met} of {len(curves.tasks)}",
+        f"{len(curves.tasks) - len(misses(point, curves.tasks, 'chosen'))} of {len(curves.tasks)}",
         "-" if edges is None else f"{edges:.1f}",
         "-" if nodes is None else f"{nodes:.1f}",
         f"{point.nodes_total:,}",
@@ -71,9 +82,10 @@ def _ratio_rows(curves: Curves) -> Iterable[tuple[str, ...]]:
                 yield f"{measure}, {mean}", f"{loss:.3f}", f"{ratio:.2f}"
         for task in curves.tasks:
             one = curves.by_task[measure, task]
-            yield from (
-                (f"{measure}, {task}", f"{x:.3f}", f"{y:.2f}") for x, y in zip(one.val_losses, one.ratios, strict=True)
-            )
+            if one.reason is not None:
+                yield f"{measure}, {task}", "-", one.reason
+            for loss, ratio in zip(one.val_losses, one.ratios, strict=True):
+                yield f"{measure}, {task}", f"{loss:.3f}", f"{ratio:.2f}"
         if (mean := curves.mean_by_task(measure)) is not None:
             yield f"{measure}, mean of the tasks in the middle", "-", f"{mean:.2f}"
 
@@ -87,9 +99,10 @@ def _task_rows(curves: Curves) -> Iterable[tuple[str, ...]]:
 def _told(task: TaskRecord) -> str:
     if task.status == "met":
         return f"{task.edges} edges, {task.nodes} nodes"
-    return {"missed": f"MISSED at {task.nodes} nodes", "unsolved": "not solved", "unusable": "cannot be asked"}[
-        task.status
-    ]
+    if task.status == "missed":
+        where = "MISSED on test" if task.met_on_val else "MISSED"
+        return f"{where}: {task.edges} edges, {task.nodes} nodes"
+    return {"unsolved": "not solved", "unusable": "cannot be asked"}[task.status]
 
 
 def _alt(curves: Curves) -> str:
