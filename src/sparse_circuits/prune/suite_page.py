@@ -102,8 +102,8 @@ def circuits_page(sparse: Suite, dense: Suite | None, command: str) -> str:
         f"Made by `{command}`. Losses are binary (two-sided, nats; chance is 0.693), target {sparse['target_loss']}. Every "
         f"circuit is the best of {sparse['seeds']} seeds, chosen on validation pairs; *median* is the median seed's (of two in the "
         "middle the worse), misses last. *refined*: without the weights and nodes that the target does not need, until none can go "
-        "alone. *shifted* is the mean over the task's shifted splits, *mined* the loss on pairs from the standard library's held-out files. MISS: the target is "
-        f"missed on test. {_budget(sparse)}",
+        "alone. *shifted* is the mean over the task's shifted splits, *mined* the loss on pairs from the standard library's "
+        f"held-out files. MISS: the target is missed on test. {_budget(sparse)}",
         f"## {sparse['model']['where']}",
         markdown_table(HEAD, [_row(name, found) for name, found in sparse["tasks"].items()]),
     ]
