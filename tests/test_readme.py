@@ -13,13 +13,15 @@ import torch
 from readme import commands, fenced_blocks, run_python_blocks
 from sparse_circuits.cli import main
 
-README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which `make quickstart` has just been typed."""
+    """A folder in which `make quickstart` has just been typed, with the docs of a clone."""
     folder = tmp_path_factory.mktemp("home")
+    (folder / "docs").symlink_to(ROOT / "docs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["quickstart", "--out", "runs/quickstart", "--quiet"]) == 0

@@ -31,7 +31,7 @@ from sparse_circuits.model.folder import model_hash
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.prune.calibrate import calibrate
 from sparse_circuits.prune.config import PruneConfig
-from sparse_circuits.prune.discretize import GUESSING, Chosen, Losses, choose, node_effects, remembered
+from sparse_circuits.prune.discretize import HALFWAY, Chosen, Losses, choose, node_effects, remembered
 from sparse_circuits.prune.learn import learn_masks
 from sparse_circuits.prune.problem import Problem, prepare
 from sparse_circuits.tasks.task import Task
@@ -164,8 +164,8 @@ def _val_and_target(circuit: Circuit) -> tuple[float, float]:
 def _finish(problem: Problem, active: Tensor, seed: int, progress: Progress) -> Circuit:
     """Steps 3-6 for one learned mask."""
     losses = remembered(_choice_losses(problem))
-    guessing = GUESSING if problem.config.loss_kind == "binary" else math.inf
-    chosen = choose(losses, active, problem.target, give_up_above=guessing)
+    hopeless = HALFWAY if problem.config.loss_kind == "binary" else math.inf
+    chosen = choose(losses, active, problem.target, give_up_above=hopeless)
     chosen, found = _drop_unreachable(problem, chosen, losses)
     layout = problem.layout
     nodes = layout.nodes(chosen.mask)
@@ -173,7 +173,7 @@ def _finish(problem: Problem, active: Tensor, seed: int, progress: Progress) -> 
     missed = ""
     if not chosen.met:
         what = (
-            "the learned mask does no better than guessing, so none was looked for"
+            "the learned mask is nearer to guessing than to the answer, so none was looked for"
             if chosen.given_up
             else "none was found"
         )
