@@ -67,11 +67,30 @@ def test_report_cards_belong_to_their_circuits_and_to_the_page(name):
     }
 
 
-def test_the_page_of_verdicts_is_made_from_the_files():
-    folders = [f"docs/circuits/{name}" for name in ("bundled", "bundled-kl")]
+@pytest.mark.parametrize(("other", "page"), [("kl", "verdicts.md"), ("stochastic", "verdicts_stochastic.md")])
+def test_the_pages_of_verdicts_are_made_from_the_files(other, page):
+    folders = ["docs/circuits/bundled", f"docs/circuits/bundled-{other}"]
     found = compare([ROOT / folder for folder in folders])
     made = verdicts_page(found, f"sparse-circuits circuits verdicts {' '.join(folders)}")
-    assert (ROOT / "docs" / "verdicts.md").read_text() == made
+    assert (ROOT / "docs" / page).read_text() == made
+
+
+def test_what_the_text_says_of_training_noise_is_what_the_cards_say():
+    beside = compare([SUITES / "bundled", SUITES / "bundled-stochastic"])["recipes"]["plain"]
+    plain, noisy = (beside["suites"][label] for label in ("task_loss", "stochastic ablation"))
+    before, after = ({name: row["median"] for name, row in one["rows"].items()} for one in (plain, noisy))
+    text = " ".join((ROOT / "docs" / "validation.md").read_text().split())
+    for said in (
+        f"{noisy['nodes'] / plain['nodes'] - 1:.0%} more nodes and {noisy['edges'] / plain['edges'] - 1:.0%} more edges",
+        f"met as often ({noisy['met']} of {len(beside['tasks'])})",
+        f"({after['agreement']:.3f} nats, {before['agreement']:.3f} without)",
+        f"loses {after['robust_loss']:.2f} nats in place of {before['robust_loss']:.2f}",
+        f"{after['completeness']:.2f} apart in place of {before['completeness']:.2f}",
+        f"{100 * after['shifted_splits']:.0f} percentage points in place of {100 * before['shifted_splits']:.0f}",
+    ):
+        assert said in text, said
+    assert plain["met"] == noisy["met"] and len(beside["tasks"]) == 10
+    assert {one["rows"][name]["pass"] for one in (plain, noisy) for name in ("robust_loss", "relaxation")} == {0}
 
 
 def test_what_the_text_says_of_the_cards_is_what_they_say():
