@@ -21,7 +21,7 @@ from sparse_circuits.files import new_folder, write_json
 from sparse_circuits.frontier import grid as grid_module
 from sparse_circuits.frontier import point as point_module
 from sparse_circuits.frontier.grid import Cells, Grid
-from sparse_circuits.frontier.point import run_point
+from sparse_circuits.frontier.point import run_point, training_seconds
 from sparse_circuits.frontier.record import read_point, write_point
 from sparse_circuits.frontier.sweep import Frontier, read_frontier, run_frontier
 from sparse_circuits.model.folder import save_model
@@ -140,6 +140,17 @@ def test_a_finished_point_is_read_not_made(made: tuple[Path, Frontier, Frontier]
 
     with training_as(never):
         assert run_point(str(made[0]), grid.to_dict(), SPARSE) == read_point(made[0] / "points" / SPARSE).to_dict()
+
+
+def test_a_run_that_was_not_timed_is_refused(tmp_path: Path) -> None:
+    lines = [{"step": 1, "loss": 3.0, "seconds": 0.5}, {"step": 2, "loss": 2.0}]
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.parent.mkdir()
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with refused("has no `seconds` at step 2", "older version", f"delete {path.parent}"):
+        training_seconds(path)
+    path.write_text(json.dumps(lines[0]) + "\n")
+    assert training_seconds(path) == 0.5
 
 
 def test_a_larger_grid_goes_on_and_another_is_refused(made: tuple[Path, Frontier, Frontier], grid: Grid) -> None:

@@ -2,12 +2,17 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
+from typing import Any
 
 import pytest
 import torch
 
 from sparse_circuits.circuit.circuit import Circuit
 from sparse_circuits.log import Progress
+from sparse_circuits.prune import pipeline
+from sparse_circuits.prune.discretize import Chosen, choose
 from sparse_circuits.prune.pipeline import prune_seeds
 from sparse_circuits.prune.problem import Problem
 from sparse_circuits.validate import again
@@ -41,6 +46,35 @@ def test_the_same_recipe_gives_what_prune_gives_and_runs_once(monkeypatch: pytes
     assert rerun.own((1, 0, 1))[0] is again_found[1]
     rerun.own(rerun.seeds)
     assert ran == [(0, 1), (2,)] and rerun.few == (0, 1)
+
+
+def test_only_a_control_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """METHOD D11 holds for what is pruned as everybody prunes; of what is expected to find nothing, half of guessing is enough."""
+    asked = []
+
+    def noting(
+        problem: Problem, seeds: Sequence[int], progress: Progress, give_up_above: float = inf
+    ) -> tuple[Circuit, ...]:
+        asked.append(give_up_above)
+        return ()
+
+    monkeypatch.setattr(again, "solve", noting)
+    problem = rerun_of(n=2).problem
+    again.solve_control(problem, (0,))
+    again.solve_control(replace(problem, config=QUICK.replace(loss_kind="full_vocab")), (0,))
+    rerun_of(n=2).own(())
+    assert asked == [pytest.approx(0.34657359), inf], "other losses have no scale of guessing"
+    monkeypatch.undo()
+    chosen_with = []
+
+    def choosing(*given: Any, give_up_above: float) -> Chosen:
+        chosen_with.append(give_up_above)
+        return choose(*given, give_up_above=give_up_above)
+
+    monkeypatch.setattr(pipeline, "choose", choosing)
+    again.solve(problem, (0,))
+    again.solve_control(problem, (0,))
+    assert chosen_with == asked[::-1]
 
 
 def test_reference_values_come_from_the_circuit() -> None:

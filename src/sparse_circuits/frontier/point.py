@@ -50,7 +50,7 @@ def run_point(out: str, grid: Mapping[str, Any], name: str, device: str = "cpu")
     point, seconds = chosen.point(name), {}
     training = _train(point, Path(out), folder, device)
     model = read_model(folder / "run" / "model").to(device)
-    seconds["training"] = sum(step["seconds"] for step in read_metrics(folder / "run" / "metrics.jsonl"))
+    seconds["training"] = training_seconds(folder / "run" / "metrics.jsonl")
     tokenizer = read_tokenizer(Path(out) / "tokenizer")
     begun = time.perf_counter()
     tasks = tuple(_task(model, task, tokenizer, chosen, folder / "circuits") for task in chosen.loaded_tasks())
@@ -70,6 +70,17 @@ def run_point(out: str, grid: Mapping[str, Any], name: str, device: str = "cpu")
     )
     write_point(folder, record)
     return record.to_dict()
+
+
+def training_seconds(path: Path) -> float:
+    """Wall-clock seconds of all training steps. Raises ValueError for a run that did not note them."""
+    steps = read_metrics(path)
+    if untimed := [step["step"] for step in steps if "seconds" not in step]:
+        raise ValueError(
+            f"{path} has no `seconds` at step {untimed[0]}: the run was begun by an older version; delete {path.parent} to train "
+            "this point again"
+        )
+    return sum(step["seconds"] for step in steps)
 
 
 def _train(point: Point, root: Path, folder: Path, device: str) -> dict[str, Any]:

@@ -6,8 +6,8 @@ Clamped taus saturate, so their order says nothing. Instead, on one fixed batch 
 2. for every k <= active, the loss with the k most effective nodes kept (all of them: monotonicity is not assumed);
 3. the smallest k that meets the target with its standard error, on each split (choice.py);
 4. greedy deletion: the node whose removal costs least goes, while the target still holds;
-None of it for a learned mask that is halfway to guessing, and misses the target: it is given up, as a miss. (METHOD D11 evaluates
-every k of those too; a subset that does the task while all of what was learned does not would be overlooked.)
+None of it for a learned mask that a control gives up (`give_up_above`): it is a miss. (A subset that does the task while all of
+what was learned does not would be overlooked, so what is no control is never given up.)
 """
 
 import math
@@ -23,9 +23,6 @@ from sparse_circuits.prune.choice import Scores
 
 TRIED_PER_ROUND = 8
 """Nodes a round of greedy deletion tries at once."""
-HALFWAY = math.log(2) / 2
-"""Binary loss halfway to guessing, nats. Learning that ends above it has found nothing to choose from: nonsense labels leave
-thousands of nodes, which take minutes to look at one by one."""
 IDLE_SHARE = 0.1
 """Share of the distance to the target that one round of `without_idle` may use up."""
 Losses = Callable[[Tensor], Scores]

@@ -31,7 +31,7 @@ from sparse_circuits.model.folder import model_hash
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.prune.calibrate import calibrate
 from sparse_circuits.prune.config import PruneConfig
-from sparse_circuits.prune.discretize import HALFWAY, Chosen, Losses, choose, node_effects, remembered
+from sparse_circuits.prune.discretize import Chosen, Losses, choose, node_effects, remembered
 from sparse_circuits.prune.learn import learn_masks
 from sparse_circuits.prune.problem import Problem, prepare
 from sparse_circuits.tasks.task import Task
@@ -92,13 +92,19 @@ def prune_seeds(
     return solve(problem, seeds, progress)
 
 
-def solve(problem: Problem, seeds: Sequence[int], progress: Progress = SILENT) -> tuple[Circuit, ...]:
-    """Steps 2-6: one circuit per seed, in their order. Nothing is refused: a circuit may miss the target, as may the model."""
+def solve(
+    problem: Problem, seeds: Sequence[int], progress: Progress = SILENT, *, give_up_above: float = math.inf
+) -> tuple[Circuit, ...]:
+    """Steps 2-6: one circuit per seed, in their order. Nothing is refused: a circuit may miss the target, as may the model.
+
+    give_up_above: learned masks with a larger loss than this, and than the target, become misses without a node, nats; for
+    controls, which are expected to find nothing (discretize.py).
+    """
     with frozen(problem.model):
-        return _solved(problem, seeds, progress)
+        return _solved(problem, seeds, progress, give_up_above)
 
 
-def _solved(problem: Problem, seeds: Sequence[int], progress: Progress) -> tuple[Circuit, ...]:
+def _solved(problem: Problem, seeds: Sequence[int], progress: Progress, give_up_above: float) -> tuple[Circuit, ...]:
     config, train = problem.config, problem.pairs["train"]
     losses = _choice_losses(problem)
 
@@ -125,7 +131,7 @@ def _solved(problem: Problem, seeds: Sequence[int], progress: Progress) -> tuple
             if key in finished:  # seeds often learn the same mask; what follows depends on nothing else
                 progress.say(f"seed {seed}: the mask of seed {finished[key].seed}")
             else:
-                finished[key] = _finish(problem, active.float(), seed, progress)
+                finished[key] = _finish(problem, active.float(), seed, progress, give_up_above)
             found.append(finished[key].replace(seed=seed))
     return tuple(found)
 
@@ -161,11 +167,10 @@ def _val_and_target(circuit: Circuit) -> tuple[float, float]:
     return losses.val, circuit.target_loss
 
 
-def _finish(problem: Problem, active: Tensor, seed: int, progress: Progress) -> Circuit:
+def _finish(problem: Problem, active: Tensor, seed: int, progress: Progress, give_up_above: float) -> Circuit:
     """Steps 3-6 for one learned mask."""
     losses = remembered(_choice_losses(problem))
-    hopeless = HALFWAY if problem.config.loss_kind == "binary" else math.inf
-    chosen = choose(losses, active, problem.target, give_up_above=hopeless)
+    chosen = choose(losses, active, problem.target, give_up_above=give_up_above)
     chosen, found = _drop_unreachable(problem, chosen, losses)
     layout = problem.layout
     nodes = layout.nodes(chosen.mask)

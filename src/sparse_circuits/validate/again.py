@@ -2,7 +2,7 @@
 
 1. `Rerun.of` takes from the circuit how it was pruned: recipe, target and ablation values. It is the recipe that is examined, so
    the circuit's own side of a comparison is pruned again too (`own`), not refined; what one control found, the next one takes.
-2. `Rerun.problem` is what pruning starts from. A control changes labels, weights, ablation values or norms in it, and `solve`s it;
+2. `Rerun.problem` is what pruning starts from. A control changes labels, weights, ablation values or norms in it, and solves it;
    a model that misses the target is no error there.
 3. The seeds of one problem are learned as one batch. Problems are not joined: labels and models differ in how far contrasts are
    scaled down (PruneConfig.least_loss_share), and a batch of several costs on a processor what they cost one by one.
@@ -14,6 +14,7 @@ What an interval is over here is seeds: they are drawn anew, as templates are el
 Shapes: S seeds, R replicates.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -44,6 +45,9 @@ FEW = 2
 FACTOR = 1.0
 """Bits: a factor of two in nodes. Seeds of one recipe may differ by as much (`seed_sizes`), so that sizes closer than this count
 as alike, and a control must cost more to say something."""
+HALFWAY = math.log(2) / 2
+"""Binary loss halfway to guessing, nats. A control whose learned mask scores above it has found nothing to choose from: nonsense
+labels leave thousands of nodes, which take minutes to look at one by one."""
 NO_SIZE = "the unchanged recipe itself misses its target with every seed, so there is no size to compare with"
 
 
@@ -129,6 +133,15 @@ def _reference(circuit: Circuit, model: SparseTransformer) -> Reference | None:
         return None if model.source is None else load_reference(model.source, model)
     except ValueError:  # a folder without; only the kind mean_pretrain goes unmeasured
         return None
+
+
+def solve_control(problem: Problem, seeds: Sequence[int], progress: Progress = SILENT) -> tuple[Circuit, ...]:
+    """`solve` for a problem that is expected to have no small circuit: masks halfway to guessing count as misses at once.
+
+    The recipe's own circuits are solved in full (`Rerun.own`), as everybody's are.
+    """
+    hopeless = HALFWAY if problem.config.loss_kind == "binary" else math.inf
+    return solve(problem, seeds, progress, give_up_above=hopeless)
 
 
 def over_seeds(count: int, statistic: Callable[[Tensor], Tensor]) -> Estimate | None:

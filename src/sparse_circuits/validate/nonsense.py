@@ -26,10 +26,9 @@ from sparse_circuits.circuit.evaluate import usable_tokens
 from sparse_circuits.data.tokenizer import encode, token_text
 from sparse_circuits.log import SILENT, Progress
 from sparse_circuits.model.transformer import SparseTransformer
-from sparse_circuits.prune.pipeline import solve
 from sparse_circuits.prune.problem import Problem
 from sparse_circuits.tasks.pairs import Pairs
-from sparse_circuits.validate.again import FACTOR, Rerun, selectivity_row
+from sparse_circuits.validate.again import FACTOR, Rerun, selectivity_row, solve_control
 from sparse_circuits.validate.card import Row
 from sparse_circuits.validate.thresholds import Standard
 
@@ -55,7 +54,7 @@ def nonsense(rerun: Rerun, progress: Progress = SILENT) -> tuple[Row, ...]:
             left_out[labels] = str(error)
             continue
         progress.say(f"pruning with nonsense labels: {labels}")
-        runs[labels] = solve(problem, rerun.few, progress)
+        runs[labels] = solve_control(problem, rerun.few, progress)
         first = problem.pairs["val"].texts[0]
         told[labels] = {
             "example": [first.completion_a, first.completion_b],

@@ -24,9 +24,8 @@ from torch import Tensor
 from sparse_circuits.circuit.ablation import ablation_values
 from sparse_circuits.log import SILENT, Progress
 from sparse_circuits.model.transformer import SparseTransformer
-from sparse_circuits.prune.pipeline import solve
 from sparse_circuits.prune.problem import Problem
-from sparse_circuits.validate.again import FACTOR, Rerun, selectivity_row
+from sparse_circuits.validate.again import FACTOR, Rerun, selectivity_row, solve_control
 from sparse_circuits.validate.card import Row
 from sparse_circuits.validate.thresholds import Standard
 
@@ -45,7 +44,7 @@ def random_init(rerun: Rerun, progress: Progress = SILENT) -> tuple[Row, ...]:
         progress.say(f"pruning a model with weights {variant}")
         problems = [on_model(rerun.problem, change(rerun.model, seed)) for seed in rerun.few]
         runs[f"weights {variant}"] = tuple(
-            solve(problem, [seed], progress)[0] for problem, seed in zip(problems, rerun.few, strict=True)
+            solve_control(problem, [seed], progress)[0] for problem, seed in zip(problems, rerun.few, strict=True)
         )
         losses[f"weights {variant}"] = [problem.model_loss.val for problem in problems]
         kind = problems[0].config.ablation
