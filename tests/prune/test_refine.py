@@ -14,12 +14,13 @@ from sparse_circuits.circuit.circuit import Circuit, Origin
 from sparse_circuits.circuit.cuts import cut_weights
 from sparse_circuits.circuit.evaluate import circuit_tap, circuit_weights, evaluate, pair_losses
 from sparse_circuits.cli import main
-from sparse_circuits.data.tokenizer import save_tokenizer, tokenizer_hash
+from sparse_circuits.data.tokenizer import encode_batch, save_tokenizer, tokenizer_hash
 from sparse_circuits.files import new_folder
 from sparse_circuits.model.config import ModelConfig
 from sparse_circuits.model.edge_weights import site_pairs
 from sparse_circuits.model.folder import model_hash, save_model
 from sparse_circuits.model.transformer import SparseTransformer
+from sparse_circuits.prune import refine as refining
 from sparse_circuits.prune.config import PruneConfig
 from sparse_circuits.prune.pipeline import prune
 from sparse_circuits.prune.refine import minimality, refine
@@ -163,6 +164,26 @@ def test_a_useless_edge_is_cut(with_a_useless_edge: tuple[GroundTruth, Edge]) ->
         left = tuple(edge for edge in smaller.cut_edges if node not in edge[:2])
         fewer = smaller.replace(nodes=tuple(n for n in smaller.nodes if n != node), cut_edges=left)
         assert loss(fewer) - loss(smaller) == pytest.approx(effect, abs=1e-4)
+
+
+@pytest.mark.parametrize(("counted", "scored"), [(64, 2), (2, 64)])
+def test_embedding_entries_are_counted_where_pruning_counted_them(
+    truth: GroundTruth, monkeypatch: pytest.MonkeyPatch, counted: int, scored: int
+) -> None:
+    """Over the training prompts of the recipe, more or fewer than a loss is reported on; here by hand, from their texts."""
+    monkeypatch.setattr(refining, "EVAL_PAIRS", scored)
+    circuit = pruned(truth)
+    smaller = refined(truth, circuit.replace(recipe={**circuit.recipe, "train_pairs": counted}))
+    texts = [text for pair in truth.task.sample("train", counted) for text in (pair.prompt_a, pair.prompt_b)]
+    tokens = tokens_of(truth, texts)
+    read = {node.channel for node in smaller.nodes if node.site.endswith("act_in") or node.site == "final_resid"}
+    there = truth.model.embed.weight.detach().nonzero().tolist()
+    expected = {(token, channel) for token, channel in there if token in tokens and channel in read}
+    assert {(edge.token, edge.node.channel) for edge in smaller.edges_embed} == expected
+
+
+def tokens_of(truth: GroundTruth, texts: list[str]) -> set[int]:
+    return {token for encoded in encode_batch(truth.tokenizer, texts) for token in encoded}
 
 
 def test_what_is_stored_is_what_a_fresh_evaluation_finds(

@@ -77,9 +77,12 @@ class _State:
 class _Judge:
     """Scores states of one circuit on its choice batch."""
 
-    def __init__(self, circuit: Circuit, model: SparseTransformer, pairs: dict[str, Pairs], target: float) -> None:
+    def __init__(
+        self, circuit: Circuit, model: SparseTransformer, pairs: dict[str, Pairs], prompts: Pairs, target: float
+    ) -> None:
         device = next(model.parameters()).device
         self.circuit, self.model, self.pairs, self.target = circuit, model, pairs, target
+        self.prompts = prompts  # the training pairs whose tokens and completions count (D5)
         self.values = {site: value.to(device) for site, value in own_values(circuit).items()}
         self.layout = NodeLayout.of(model.widths)
         given = circuit.recipe  # what chose its nodes: the target is held on one batch (D11)
@@ -145,7 +148,7 @@ class _Judge:
 
     def found(self, state: _State) -> EdgeSet:
         """Edges and paths of a state, cut edges left out."""
-        train = self.pairs["train"]
+        train = self.prompts
         real = torch.arange(train.tokens.shape[-1], device=train.tokens.device) < train.lengths[..., None]
         prompt_tokens = train.tokens[real].unique().tolist()
         return find_edges(self.model, state.nodes, prompt_tokens, train.completions.unique().tolist(), cut=state.cut)
@@ -241,8 +244,17 @@ def _judge(circuit: Circuit, model: SparseTransformer, task: Task, tokenizer: An
             "only a circuit with a target on its uncalibrated loss can be refined; prune one with target_on=loss"
         )
     usable, device = usable_tokens(model), next(model.parameters()).device
-    pairs = {s: task.pairs(s, EVAL_PAIRS, tokenizer, usable=usable).to(device) for s in ("train", "val", "test")}
-    return _Judge(circuit, model, pairs, circuit.target_loss)
+    counted = circuit.recipe.get("train_pairs", EVAL_PAIRS)  # tokens are counted where pruning counted them
+    drawn = {"train": max(counted, EVAL_PAIRS), "val": EVAL_PAIRS, "test": EVAL_PAIRS}
+    pairs = {split: task.pairs(split, n, tokenizer, usable=usable).to(device) for split, n in drawn.items()}
+    prompts = _first(pairs["train"], counted)
+    pairs["train"] = _first(pairs["train"], EVAL_PAIRS)
+    return _Judge(circuit, model, pairs, prompts, circuit.target_loss)
+
+
+def _first(pairs: Pairs, n: int) -> Pairs:
+    """The first n pairs, or as many as there are."""
+    return pairs.take(range(min(n, pairs.n)))
 
 
 def _cut_by_estimate(judge: _Judge, state: _State) -> _State:
