@@ -43,6 +43,9 @@ def test_circuits_are_those_of_prune(suite: dict[str, Any], folder: Path, truth:
     for kind, circuit in (("plain", plain), ("refined", refined)):
         fresh = sc.evaluate(circuit, model, task, split="test", tokenizer=truth.tokenizer)
         assert found[kind]["test"]["loss"] == pytest.approx(fresh.loss, abs=1e-6)
+        on_val = sc.evaluate(circuit, model, task, split="val", tokenizer=truth.tokenizer).loss
+        assert found[kind]["val_loss"] == pytest.approx(on_val, abs=1e-6)
+        assert found[kind]["met_on_val"] == (on_val <= 0.15)
         assert found[kind]["shifted"] is None and found[kind]["mined"] is None  # an own task without either
     assert found["median"] in found["seeds"] and found["missed"] is None
 
@@ -120,7 +123,23 @@ def test_ratios_by_hand() -> None:
         (8 * 32 / 2 / 8 / 9) ** (1 / 3)
     )
     page = circuits_page(sparse, dense, "the command")
+    assert "not stored" not in page  # no circuit is refined
     assert "| c | 1 | 1 | 0.200 MISS |" in page and "3 tasks: 3 min of pruning" in page
+
+
+def test_refined_circuits_are_met_on_validation_by_their_own_loss() -> None:
+    """Its seeds meet the target there, the refined circuit does not; a folder that does not say is read off the seeds."""
+    sparse, dense = (made(name, {"a": (2, 1, True), "b": (8, 4, True)}) for name in "sd")
+    for suite in (sparse, dense):
+        for found in suite["tasks"].values():
+            found["refined"] = {**scored(2, 2), "val_loss": 0.1, "met_on_val": True}
+    sparse["tasks"]["b"]["refined"] |= {"val_loss": 0.16, "met_on_val": False}
+    assert ratios(sparse, dense, "val")["refined"]["tasks"] == ["a"]
+    assert ratios(sparse, dense, "val")["plain"]["tasks"] == ["a", "b"]
+    assert "not stored" not in circuits_page(sparse, dense, "the command")
+    del sparse["tasks"]["b"]["refined"]["met_on_val"]
+    assert ratios(sparse, dense, "val")["refined"]["tasks"] == ["a", "b"]
+    assert "The validation loss of refined circuits was not stored" in circuits_page(sparse, dense, "the command")
 
 
 def test_verbs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -233,10 +233,18 @@ class _Asking(NamedTuple):
         }
 
     def sized(self, circuit: Circuit) -> dict[str, Any]:
-        """The same with the circuit's size."""
-        sizes = {"nodes": len(circuit.nodes), "edges": len(circuit.edges), "met": circuit.met_target}
+        """The same with the circuit's size, and its loss on validation, where it was chosen."""
+        assert circuit.loss is not None
         left = None if circuit.removable is None else len(circuit.removable)
-        return {**sizes, "removable": left, **self.scores(circuit)}
+        return {
+            "nodes": len(circuit.nodes),
+            "edges": len(circuit.edges),
+            "val_loss": circuit.loss.val,
+            "met_on_val": meets_on_val(circuit),
+            "met": circuit.met_target,
+            "removable": left,
+            **self.scores(circuit),
+        }
 
 
 def ship_circuits(suite: str | Path, out: str | Path, kind: str = "plain") -> dict[str, Path]:

@@ -82,12 +82,19 @@ def _over(dense: float | None, sparse: float | None) -> float | None:
 
 
 def _met(suite: Suite, name: str, kind: str, where: Split) -> bool:
-    """Whether a task has such a circuit and it meets the target there. On validation the best seed does if any does, and only a
-    circuit that does is refined."""
+    """Whether a task has such a circuit and it meets the target there. Where a folder does not say so of validation, its seeds do:
+    the best one meets it if any does, and only a circuit that does is refined."""
     found = suite["tasks"].get(name, {})
     if kind not in found or where == "test":
         return bool(found.get(kind, {}).get("met"))
+    if _says_val(found[kind]):
+        return found[kind]["met_on_val"]
     return any(seed["met_on_val"] for seed in found["seeds"])
+
+
+def _says_val(scored: Mapping[str, Any]) -> bool:
+    """Earlier releases did not store whether a circuit meets its target on validation."""
+    return "met_on_val" in scored
 
 
 def geometric_size(sizes: Sequence[int]) -> float | None:
@@ -161,6 +168,12 @@ def _compared(sparse: Suite, dense: Suite) -> str:
     ]
     head = ("circuits, met on", "tasks met by both", "nodes sparse", "dense", "ratio", "edges sparse", "dense", "ratio")
     words = "Geometric means over the tasks that both models meet, on test or where circuits are chosen, on validation."
+    refined = [found["refined"] for suite in (sparse, dense) for found in suite["tasks"].values() if "refined" in found]
+    if not all(map(_says_val, refined)):
+        words += (
+            " The validation loss of refined circuits was not stored by the release that made these: one counts as met on "
+            "validation where the circuit that it was refined from is."
+        )
     return f"{words}\n\n{markdown_table(head, rows)}"
 
 
