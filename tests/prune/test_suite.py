@@ -2,18 +2,21 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import sparse_circuits as sc
+from refusals import refused
 from sparse_circuits.cli import main
+from sparse_circuits.files import write_json
 from sparse_circuits.prune.config import PruneConfig
 from sparse_circuits.prune.pipeline import best, prune_seeds
 from sparse_circuits.prune.refine import minimality
 from sparse_circuits.prune.suite import prune_tasks
-from sparse_circuits.prune.suite_page import circuits_page, ratios
+from sparse_circuits.prune.suite_page import circuits_page, ratios, read_suite
 from sparse_circuits.validate.ground_truth import GroundTruth
 
 QUICK = PruneConfig(steps=80, lr=0.05, k_coef=3e-3, batch_pairs=2, train_pairs=64, val_pairs=9, choice_train_pairs=9)
@@ -68,7 +71,7 @@ def test_shipping_refuses_what_it_cannot_ship(suite: dict[str, Any], tmp_path: P
 
 def test_a_task_that_cannot_be_asked_is_listed(suite: dict[str, Any]) -> None:
     found = suite["tasks"]["lambda_func"]
-    assert set(found) == {"reason"} and "\n" not in found["reason"] and "lambda_func" in found["reason"]
+    assert set(found) == {"task_hash", "reason"} and "\n" not in found["reason"] and "lambda_func" in found["reason"]
     page = circuits_page(suite, None, "the command")
     assert "| lambda_func | no circuit |" in page and f"lambda_func: {found['reason']}" in page
 
@@ -82,6 +85,95 @@ def test_what_is_done_is_not_done_again(suite: dict[str, Any], folder: Path, mon
     assert again["tasks"] == suite["tasks"]
     with pytest.raises(ValueError, match="was begun with another seeds; give the same, or an empty folder"):
         prune_tasks(folder / "model", suite["out"], tasks=tasks, seeds=3, config=QUICK)
+
+
+def spoilt(suite: dict[str, Any], tmp_path: Path) -> Path:
+    """A copy of the suite, to go on in."""
+    shutil.copytree(suite["out"], tmp_path / "suite")
+    return tmp_path / "suite"
+
+
+def changed_task(folder: Path, to: Path, **header: str) -> str:
+    """The quote task with one word more in a prompt, in another file."""
+    first, second, *others = (folder / "task.jsonl").read_text().splitlines()
+    template = json.loads(second)
+    lines = [
+        json.dumps({**json.loads(first), **header}),
+        json.dumps({**template, **{side: "x = 1\n" + template[side] for side in "ab"}}),
+        *others,
+    ]
+    to.write_text("\n".join(lines) + "\n")
+    return str(to)
+
+
+@pytest.mark.parametrize("before", ["this release", "an earlier one"])
+def test_a_changed_task_is_refused(suite: dict[str, Any], folder: Path, tmp_path: Path, before: str) -> None:
+    """An earlier release stored no hash of the task; its circuits have it."""
+    out, own = spoilt(suite, tmp_path), changed_task(folder, tmp_path / "task.jsonl")
+    if before == "an earlier one":
+        for file in (*out.glob("*/circuits.json"), out / "plan.json"):
+            stored = json.loads(file.read_text())
+            write_json(file, {key: value for key, value in stored.items() if key not in ("task_hash", "mined")})
+        again = prune_tasks(folder / "model", out, tasks=["lambda_func"], seeds=2, config=QUICK)
+        assert set(again["tasks"]["lambda_func"]) == {"reason"}, "unknown stays unknown"
+    kept = (out / "suite.json").read_bytes()
+    with refused("closing_quote holds the circuits of another task 'closing_quote'", "rename this one"):
+        prune_tasks(folder / "model", out, tasks=[own], seeds=2, config=QUICK)
+    assert (out / "suite.json").read_bytes() == kept
+
+
+def test_another_source_of_mined_pairs_is_refused(suite: dict[str, Any], folder: Path) -> None:
+    with refused("was begun with another mined; give the same"):
+        prune_tasks(folder / "model", suite["out"], tasks=["lambda_func"], seeds=2, config=QUICK, mined="elsewhere")
+
+
+def test_two_tasks_of_one_name_are_refused(folder: Path, tmp_path: Path) -> None:
+    tasks = [str(folder / "task.jsonl"), changed_task(folder, tmp_path / "task.jsonl")]
+    with refused("two tasks are named 'closing_quote'", "rename one"):
+        prune_tasks(folder / "model", tmp_path / "suite", tasks=tasks)
+    assert not (tmp_path / "suite").exists()
+
+
+def test_an_own_task_named_like_a_built_in_one_is_not_mined(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparse_circuits.prune import suite as module
+
+    monkeypatch.setattr(module, "mine_all", lambda *given, **named: pytest.fail("mined"))
+    own = changed_task(folder, tmp_path / "own.jsonl", task="single_double_quote")
+    found = prune_tasks(folder / "model", tmp_path / "suite", tasks=[own], seeds=1, config=QUICK, refined=False)
+    assert found["tasks"]["single_double_quote"]["plain"]["mined"] is None
+
+
+def test_a_call_on_some_tasks_keeps_the_others(suite: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    out = spoilt(suite, tmp_path)
+    again = prune_tasks(folder / "model", out, tasks=["lambda_func"], seeds=2, config=QUICK)
+    assert again["tasks"] == suite["tasks"] == json.loads((out / "suite.json").read_text())["tasks"]
+    more = prune_tasks(folder / "model", out, tasks=["with_as"], seeds=2, config=QUICK)
+    assert list(more["tasks"]) == ["with_as", "lambda_func", "closing_quote"], "built-in ones in their order first"
+
+
+def test_an_interrupted_run_can_be_tabled(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparse_circuits.prune import suite as module
+
+    def dies(model: Any, task: Any, **named: Any) -> Any:
+        if task.name != "closing_quote":
+            raise KeyboardInterrupt
+        return prune_seeds(model, task, **named)
+
+    tasks, out = [str(folder / "task.jsonl"), "lambda_func"], tmp_path / "suite"
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "prune_seeds", dies)
+        with pytest.raises(KeyboardInterrupt):
+            prune_tasks(folder / "model", out, tasks=tasks, seeds=1, config=QUICK, refined=False)
+    found = read_suite(out)["tasks"]
+    assert list(found) == ["closing_quote"] and found["closing_quote"]["plain"]["test"]["loss"] > 0
+    (out / "closing_quote" / "scores.json").unlink()  # as if it had been killed before that
+    more = prune_tasks(folder / "model", out, tasks=["lambda_func"], seeds=1, config=QUICK, refined=False)
+    assert list(more["tasks"]) == ["lambda_func"], "nothing to show of a task that is not scored"
+    assert prune_tasks(folder / "model", out, tasks=tasks, seeds=1, config=QUICK, refined=False)["tasks"].items() >= (
+        found.items()
+    )
 
 
 def scored(nodes: int, edges: int, met: bool = True) -> dict[str, Any]:

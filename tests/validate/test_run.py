@@ -105,8 +105,7 @@ def test_real_code_is_asked_where_the_task_is_built_in(monkeypatch: pytest.Monke
     subject = small(n=4)
     mined = MinedTask("closing_quote", (), subject.on("val").pairs, {"A": 4, "B": 4}, (), "")
     monkeypatch.setattr(measure_inside, "mine_task", lambda *given, **named: mined)
-    monkeypatch.setattr(measure_inside, "task_names", lambda: (subject.task.name,))
-    monkeypatch.setattr(measure_inside, "load_task", lambda name: subject.task)
+    monkeypatch.setattr(measure_inside, "is_built_in", lambda task: task == subject.task)
     (row,) = measure_inside.mined_rows(subject, run.QUICK)
     assert row.value == scored(subject.on("val")).accuracy_gap and "4 pairs, mined: model 100%" in row.reason
     monkeypatch.setattr(measure_inside, "mine_task", lambda *given, **named: replace(mined, pairs=None))

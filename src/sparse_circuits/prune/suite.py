@@ -5,12 +5,14 @@ Per task, in a folder of its name:
 2. `refined/`: that circuit without the weights and nodes its target does not need (refine.py), until none can go alone.
 3. circuits.json, once both are there: figures of every seed, their median, seconds; or why there is no circuit.
 4. scores.json: model, plain and refined circuit on the test split, the shifted splits and mined pairs.
-Then suite.json holds all of it. What an earlier call has finished is not done again; steps 1-3 of several tasks run at once.
+After each task suite.json is written, with all that are finished. What an earlier call has finished is not done again; steps 1-3
+of several tasks run at once.
 """
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +32,8 @@ from sparse_circuits.prune.config import PruneConfig
 from sparse_circuits.prune.pipeline import best, meets_on_val, prune_seeds, rank
 from sparse_circuits.prune.refine import refine, with_minimality
 from sparse_circuits.prune.seeds import naming_task, save_seeds
-from sparse_circuits.tasks.load import load_task, task_names
+from sparse_circuits.tasks.load import is_built_in, load_task, task_names
 from sparse_circuits.tasks.mined import MinedTask, mine_all
-from sparse_circuits.tasks.mined_points import FINDERS
 from sparse_circuits.tasks.task import Task
 
 FORMAT_VERSION = 1
@@ -50,6 +51,14 @@ class _Plan:
     target: float
     config: PruneConfig
     refined: bool
+    mined: str | None
+
+
+class _Asked(NamedTuple):
+    """A task and where it comes from."""
+
+    where: str
+    task: Task
 
 
 def prune_tasks(
@@ -66,14 +75,16 @@ def prune_tasks(
     mined: str | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Finds and scores the circuits of the tasks (all twenty by default) in a model; returns the content of suite.json.
+    """Finds and scores the circuits of the tasks (all twenty by default) in a model; returns the content of suite.json, which is
+    on all tasks that `out` holds.
 
     model: name or folder. seeds: pruning seeds per task, learned as one batch. refined: whether to refine the best one.
     workers: processes, among which the cores are shared. mined: source of mined pairs, by default the held-out standard library.
     tasks: names, or .jsonl files of your own. A task without a circuit is listed with its reason. Raises ValueError for an
-    unknown task, an impossible budget, or a folder that holds the circuits of another model or recipe.
+    unknown task, two tasks of one name, an impossible budget, or a folder that holds the circuits of another model or recipe, or
+    those of another task under one of these names.
     """
-    asked = {load_task(where).name: where for where in (task_names() if tasks is None else tasks)}
+    asked = _asked(task_names() if tasks is None else tasks)
     if min(seeds, workers) < 1 or not asked:
         raise ValueError(f"{seeds} seeds, {workers} workers, {len(asked)} tasks; each must be at least 1")
     recipe = config or PruneConfig()
@@ -85,26 +96,42 @@ def prune_tasks(
         target=target_loss,
         config=recipe,
         refined=refined,
+        mined=mined,
     )
-    _open(plan)
-    waiting = [where for name, where in asked.items() if not (Path(out) / name / "circuits.json").is_file()]
+    _open(plan, [given.task for given in asked.values()])
+    scoring, lost = _Scoring(plan, progress), {}
+    found = [name for name in asked if (Path(out) / name / "circuits.json").is_file()]
+    waiting = [given for name, given in asked.items() if name not in found]
+    for name in found:
+        scoring.finish(asked[name].task)
     executor: Executor = Here() if workers == 1 else Processes(workers=workers)
-    lost = {}
-    for outcome in executor.run(_find, [(plan, where) for where in waiting]):
+    for outcome in executor.run(_find, [(plan, given.where) for given in waiting]):
+        where, task = waiting[outcome.number]
         if outcome.failure:  # the others go on
-            lost[waiting[outcome.number]] = outcome.failure.error
-        progress.say(outcome.value or f"{waiting[outcome.number]}: {lost[waiting[outcome.number]]}")
+            lost[where] = outcome.failure.error
+        progress.say(outcome.value or f"{where}: {lost[where]}")
+        if not outcome.failure:
+            scoring.finish(task)
     if lost:
         first, error = next(iter(lost.items()))
         raise ValueError(
             f"{len(lost)} of {len(asked)} tasks failed, first {first}: {error}; the others are kept, run again"
         )
-    _score(plan, asked, mined, progress)
-    return _conclude(plan, tuple(asked))
+    return _conclude(plan)
 
 
-def _open(plan: _Plan) -> None:
-    """Creates the folder, or checks that the one there is of the same model and recipe."""
+def _asked(places: Sequence[str]) -> dict[str, _Asked]:
+    """Name -> task. Raises ValueError, one line, where two different ones have the same."""
+    found: dict[str, _Asked] = {}
+    for where in places:
+        task = load_task(where)
+        if found.setdefault(task.name, _Asked(where, task)).task.hash != task.hash:
+            raise ValueError(f"two tasks are named {task.name!r}; circuits are stored by name, so rename one")
+    return found
+
+
+def _open(plan: _Plan, tasks: Sequence[Task]) -> None:
+    """Creates the folder, or checks that the one there is of the same model and recipe, and what it holds of these tasks too."""
     model = load_model(plan.model)
     if plan.config.ablation == "mean_pretrain":
         load_reference(
@@ -119,6 +146,7 @@ def _open(plan: _Plan) -> None:
         "seeds": plan.seeds,
         "seed": plan.seed,
         "refined": plan.refined,
+        "mined": plan.mined,
     }
     file = Path(plan.out) / "plan.json"
     if not file.is_file():
@@ -129,6 +157,22 @@ def _open(plan: _Plan) -> None:
         raise ValueError(f"{plan.out} was begun with another {changed[0]}; give the same, or an empty folder")
     if before["model"]["hash"] != facts["model"]["hash"]:
         raise ValueError(f"{plan.out} was begun with another model; give the same, or an empty folder")
+    for task in tasks:
+        _check_same(Path(plan.out) / task.name, task)
+
+
+def _check_same(folder: Path, task: Task) -> None:
+    """Refuses a folder with the circuits of another task, changed or only of the same name. What an earlier release left says which
+    task it is of in its circuit; where it found none, nothing does."""
+    held = None
+    if (folder / "circuits.json").is_file():
+        held = read_json(folder / "circuits.json").get("task_hash")
+    if held is None and (folder / "plain" / "circuit.json").is_file():
+        held = load_circuit(folder / "plain").task_origin.hash
+    if held not in (None, task.hash):
+        raise ValueError(
+            f"{folder} holds the circuits of another task {task.name!r}; give that one, rename this one, or give an empty folder"
+        )
 
 
 def _find(plan: _Plan, where: str) -> str:
@@ -136,7 +180,7 @@ def _find(plan: _Plan, where: str) -> str:
     model, tokenizer, task = load_model(plan.model), load_tokenizer(plan.model), load_task(where)
     name = task.name
     folder, begun = Path(plan.out) / name, time.perf_counter()
-    head = {"kind": "task_circuits", "format_version": FORMAT_VERSION, "task": name}
+    head = {"kind": "task_circuits", "format_version": FORMAT_VERSION, "task": name, "task_hash": task.hash}
     try:
         circuits = prune_seeds(
             model,
@@ -185,28 +229,42 @@ def _median(circuits: Sequence[Circuit]) -> dict[str, Any]:
     return _figures(sorted(circuits, key=rank)[len(circuits) // 2])
 
 
-def _score(plan: _Plan, asked: Mapping[str, str], source: str | None, progress: Progress) -> None:
-    """Step 4 for the tasks that lack it. asked: name of a task -> where it comes from."""
-    root = Path(plan.out)
-    circuits = [name for name in asked if (root / name / "plain").is_dir()]
-    waiting = [name for name in circuits if not (root / name / "scores.json").is_file()]
-    if not waiting:
-        return
-    model, tokenizer = load_model(plan.model), load_tokenizer(plan.model)
-    mined: dict[str, MinedTask] = {}
-    if any(name in FINDERS for name in waiting):
-        progress.say("mining real code")
-        mined = mine_all(tokenizer, None, source, usable=usable_tokens(model))  # all at once: every file is read once
-    for name in waiting:
-        progress.say(f"scoring {name}")
-        folder, asking = root / name, _Asking(model, tokenizer, load_task(asked[name]), mined.get(name))
+@dataclass(frozen=True)
+class _Scoring:
+    """Step 4. The model and the mined pairs are there once something is to be scored."""
+
+    plan: _Plan
+    progress: Progress
+
+    @cached_property
+    def model(self) -> SparseTransformer:
+        return load_model(self.plan.model)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.plan.model)
+
+    @cached_property
+    def mined(self) -> dict[str, MinedTask]:
+        """Of all tasks at once: every file is read once."""
+        self.progress.say("mining real code")
+        return mine_all(self.tokenizer, None, self.plan.mined, usable=usable_tokens(self.model))
+
+    def finish(self, task: Task) -> None:
+        """Scores a task that has circuits, where it lacks that, and writes suite.json anew."""
+        folder = Path(self.plan.out) / task.name
+        if (folder / "plain").is_dir() and not (folder / "scores.json").is_file():
+            self.progress.say(f"scoring {task.name}")
+            write_json(folder / "scores.json", self._scores(task, folder))
+        _conclude(self.plan)
+
+    def _scores(self, task: Task, folder: Path) -> dict[str, Any]:
+        mined = self.mined.get(task.name) if is_built_in(task) else None
+        asking = _Asking(self.model, self.tokenizer, task, mined)
         kinds = [kind for kind in KINDS if (folder / kind).is_dir()]
-        with frozen(model):
-            scores = {
-                "model": asking.scores(None),
-                **{kind: asking.sized(load_circuit(folder / kind)) for kind in kinds},
-            }
-        write_json(folder / "scores.json", {"kind": "task_scores", "format_version": FORMAT_VERSION, **scores})
+        with frozen(self.model):
+            circuits = {kind: asking.sized(load_circuit(folder / kind)) for kind in kinds}
+            return {"kind": "task_scores", "format_version": FORMAT_VERSION, "model": asking.scores(None), **circuits}
 
 
 class _Asking(NamedTuple):
@@ -268,17 +326,19 @@ def ship_circuits(suite: str | Path, out: str | Path, kind: str = "plain") -> di
     return {name: Path(out) / name for name in found}
 
 
-def _conclude(plan: _Plan, names: Sequence[str]) -> dict[str, Any]:
-    """Joins everything that is known of the tasks into suite.json."""
-    root = Path(plan.out)
+def _conclude(plan: _Plan) -> dict[str, Any]:
+    """Joins everything that is known of the finished tasks, asked for in this call or not, into suite.json."""
+    root, built_in = Path(plan.out), task_names()
+    names = sorted(file.parent.name for file in root.glob("*/circuits.json"))
     tasks: dict[str, Mapping[str, Any]] = {}
-    for name in names:
-        found = read_json(root / name / "circuits.json")
-        scores = read_json(root / name / "scores.json") if (root / name / "scores.json").is_file() else {}
-        kept = {key: value for key, value in scores.items() if key in ("model", *KINDS)}
+    for name in (*(name for name in built_in if name in names), *(name for name in names if name not in built_in)):
+        found, scored = read_json(root / name / "circuits.json"), root / name / "scores.json"
+        if "reason" not in found and not scored.is_file():  # a table has nothing to show of it yet
+            continue
+        scores = read_json(scored) if scored.is_file() else {}
         tasks[name] = {
             **{key: value for key, value in found.items() if key not in ("kind", "format_version", "task")},
-            **kept,
+            **{key: value for key, value in scores.items() if key in ("model", *KINDS)},
         }
     made = {**read_json(root / "plan.json"), "kind": "suite", "tasks": tasks}
     write_json(root / "suite.json", made)

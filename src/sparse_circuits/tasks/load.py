@@ -12,6 +12,11 @@ def task_names() -> tuple[str, ...]:
     return tuple(BUILDERS)
 
 
+def is_built_in(task: Task) -> bool:
+    """Whether this is the built-in task of its name, not an own one that is only named like it."""
+    return task.name in BUILDERS and BUILDERS[task.name]().hash == task.hash
+
+
 def load_task(name_or_path: str | Path) -> Task:
     """A built-in task by name, or a task read from a `.jsonl` file. Raises ValueError, one line, on anything else."""
     name = str(name_or_path)

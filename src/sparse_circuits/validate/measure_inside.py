@@ -8,7 +8,7 @@ measure.py every row has its control.
 from dataclasses import replace
 
 from sparse_circuits.circuit.evaluate import usable_tokens
-from sparse_circuits.tasks.load import load_task, task_names
+from sparse_circuits.tasks.load import is_built_in
 from sparse_circuits.tasks.mined import mine_task
 from sparse_circuits.validate.binarise import binarisation
 from sparse_circuits.validate.card import Row
@@ -241,7 +241,7 @@ def shifted_rows(subject: Subject, effort: Effort) -> tuple[Row, ...]:  # noqa: 
 def mined_rows(subject: Subject, effort: Effort) -> tuple[Row, ...]:  # noqa: ARG001
     """F14 on pairs from the standard library's held-out files, beside the gap on the circuit's own split."""
     task = subject.task
-    if task.name not in task_names() or load_task(task.name).hash != task.hash:
+    if not is_built_in(task):
         return (missing("mined", "only the built-in tasks are mined from real code"),)
     pairs = mine_task(task.name, subject.tokenizer, usable=usable_tokens(subject.model)).pairs
     if pairs is None:
