@@ -1,6 +1,7 @@
 """A frontier of two tiny models: what is recorded, what survives a failure and an interruption, what a folder refuses."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.reduction import ForkingPickler
@@ -26,6 +27,7 @@ from sparse_circuits.frontier.record import read_point, write_point
 from sparse_circuits.frontier.sweep import Frontier, read_frontier, run_frontier
 from sparse_circuits.model.folder import save_model
 from sparse_circuits.prune.config import PruneConfig
+from sparse_circuits.tasks.load import load_task
 from sparse_circuits.train.config import TrainConfig
 from sparse_circuits.train.loop import train
 from sparse_circuits.train.presets import tiny
@@ -162,6 +164,33 @@ def test_a_larger_grid_goes_on_and_another_is_refused(made: tuple[Path, Frontier
     with refused("another target_loss (0.15)"):
         run_frontier(larger.replace(target_loss=0.2), out, executor=Here())
     assert read_frontier(out).grid == larger
+
+
+def test_a_changed_task_is_refused(
+    made: tuple[Path, Frontier, Frontier], grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same file with one word more in a prompt; a point from before hashes were stored is taken as it is."""
+    monkeypatch.setattr(grid_module, "tiny", shorter)
+    out, asked = tmp_path / "out", Path(grid.tasks[0])
+    shutil.copytree(made[0], out)
+    grid = read_frontier(out).grid
+    for record in read_frontier(out).records:
+        assert [task.task_hash for task in record.tasks] == [load_task(task).hash for task in grid.tasks]
+    before = asked.read_text()
+    try:
+        for changed in (before.replace("z('<word>", "zz('<word>"), before.replace('"asked"', '"renamed"')):
+            asked.write_text(changed)
+            with refused("holds points of another task 'asked'", "another folder"):
+                run_frontier(grid, out, executor=Here())
+        asked.write_text(before.replace("z('<word>", "zz('<word>"))
+        for file in (out / "points").glob("*/point.json"):
+            stored = json.loads(file.read_text())
+            for task in stored["tasks"]:
+                del task["task_hash"]
+            write_json(file, stored)
+        assert len(run_frontier(grid, out, executor=Here()).records) == len(grid.points())
+    finally:
+        asked.write_text(before)
 
 
 def test_other_folders_are_refused(tmp_path: Path, grid: Grid) -> None:

@@ -95,11 +95,12 @@ def _train(point: Point, root: Path, folder: Path, device: str) -> dict[str, Any
 
 def _task(model: SparseTransformer, task: Task, tokenizer: Any, grid: Grid, circuits: Path) -> TaskRecord:
     """Scores and prunes one task."""
+    asked = {"task": task.name, "task_hash": task.hash}
     try:
         scores = model_scores(model, task, tokenizer, grid.prune)
     except UnusableTokens as error:
-        return TaskRecord(task=task.name, status="unusable", reason=str(error))
-    test: dict[str, Any] = {"task": task.name, "model_loss": scores["test"].loss, "accuracy": scores["test"].accuracy}
+        return TaskRecord(**asked, status="unusable", reason=str(error))
+    test: dict[str, Any] = {**asked, "model_loss": scores["test"].loss, "accuracy": scores["test"].accuracy}
     worst = max(scores["train"].loss, scores["val"].loss)
     if worst > grid.target_loss:
         reason = f"the model itself scores {worst:.3f} nats, above the target {grid.target_loss}"

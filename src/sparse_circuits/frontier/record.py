@@ -22,6 +22,8 @@ class TaskRecord(Config):
 
     task: str
     """Name of the task."""
+    task_hash: str | None = None
+    """Hash of the task; None in a point from before it was stored: unknown."""
     status: Status
     reason: str | None = None
     """Why it is a miss, one line; None where it is met."""

@@ -8,9 +8,11 @@
     points/NAME/error.json      instead, why the last try failed
 
 A second call goes on where the first stopped and tries failed points again; finished ones are never touched. A larger grid
-may go on in the same folder if it contains every point of the smaller one and shares everything else.
+may go on in the same folder if it contains every point of the smaller one and shares everything else, the content of its tasks
+included.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from sparse_circuits.frontier.grid import Grid
 from sparse_circuits.frontier.point import point_folder, run_point, write_failure
 from sparse_circuits.frontier.record import POINT_FILE, PointRecord, read_point
 from sparse_circuits.log import SILENT, Progress
+from sparse_circuits.tasks.task import Task
 
 FORMAT_VERSION = 1
 GRID_FILE = "grid.json"
@@ -56,12 +59,11 @@ def run_frontier(
 
     workers: processes side by side, each with its share of the cores. executor: other means of running points; `workers` does
     not matter then. A point that fails is in `failed`, and the others go on. Raises ValueError, before any work, for a point
-    that cannot be trained, an unknown task, or a folder that holds another grid or other files.
+    that cannot be trained, an unknown task, or a folder that holds another grid, points of changed tasks, or other files.
     """
     points, root = grid.points(), Path(out)
-    grid.loaded_tasks()
     runner = Processes(workers=workers) if executor is None else executor
-    _open(root, grid)
+    _open(root, grid, grid.loaded_tasks())
     _corpus(root, grid, progress)
     todo = [point.name for point in points if not (point_folder(root, point.name) / POINT_FILE).is_file()]
     progress.say(f"{len(points) - len(todo)} of {len(points)} points are there")
@@ -108,12 +110,13 @@ def _read_grid(root: Path) -> Grid:
         raise ValueError(f"{root / GRID_FILE} is damaged ({error}); restore it or start in another folder") from None
 
 
-def _open(root: Path, grid: Grid) -> None:
-    """Writes grid.json, or checks that the points of the one there are among the grid's."""
+def _open(root: Path, grid: Grid, tasks: Sequence[Task]) -> None:
+    """Writes grid.json, or checks that the points of the one there are among the grid's and of the same tasks."""
     sweep(root)
     if (root / GRID_FILE).is_file():
         if (root / "shards").is_dir():  # before that nothing was made that another grid could spoil
             _check_contains(grid, _read_grid(root), root)
+            _check_tasks(root, {task.name: task.hash for task in tasks})
     elif root.exists() and any(root.iterdir()):
         raise ValueError(f"{root} holds other files; give a new folder")
     write_json(root / GRID_FILE, {"kind": "frontier", "format_version": FORMAT_VERSION, "grid": grid.to_dict()})
@@ -132,6 +135,17 @@ def _check_contains(new: Grid, old: Grid, root: Path) -> None:
             f"{root} holds a frontier with points that this grid lacks ({', '.join(lost[:3])}); give a grid that contains them, "
             "or another folder"
         )
+
+
+def _check_tasks(root: Path, hashes: Mapping[str, str]) -> None:
+    """hashes: of the grid's tasks, by name."""
+    for record in read_frontier(root).records:
+        for task in record.tasks:
+            if task.task not in hashes or task.task_hash not in (None, hashes[task.task]):
+                raise ValueError(
+                    f"{root} holds points of another task {task.task!r} ({record.name}), so they cannot be compared with new ones; "
+                    "give that task or another folder"
+                )
 
 
 def _corpus(root: Path, grid: Grid, progress: Progress) -> None:
