@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,35 @@ def test_a_trial_that_was_cut_off_is_done_again(folder: Path, tmp_path: Path, mo
     assert len(found.trials) == 1 and found.first.settings["lr"] == pytest.approx(QUICK.lr)
     with pytest.raises(ValueError, match="holds a search with another seeds; give the same, or an empty folder"):
         search(folder / "model", [task], out, trials=2, seeds=2, start=QUICK)
+
+
+def test_the_recipe_it_starts_from_is_tried_whatever_was_killed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with two processes: trial 1 ends, and the search is killed while trial 0, the recipe it starts from, runs."""
+    out = tmp_path / "search"
+    given = {"model": folder / "model", "tasks": [str(folder / "task.jsonl")], "out": out, "seeds": 1, "start": QUICK}
+    real, tried = searching._try, []
+
+    def dies(plan: Any, number: int) -> str:
+        if not tried:
+            tried.append(number)
+            searching._study(plan).ask()  # trial 0, which a killed process took and never ended
+            real(plan, number)
+            raise KeyboardInterrupt
+        return real(plan, number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(searching, "_try", dies)
+        with pytest.raises(KeyboardInterrupt):
+            search(**given, trials=1)
+    found = search(**given, trials=1)
+    lr = {trial.number: trial.settings["lr"] for trial in found.trials}
+    assert (
+        lr.pop(found.first.number) == pytest.approx(QUICK.lr) and list(lr) == [1] and lr[1] != pytest.approx(QUICK.lr)
+    )
+    assert found.best.nodes <= found.first.nodes
+    assert search(**given, trials=1) == found, "once is enough"
 
 
 def test_a_miss_counts_as_the_whole_model(folder: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def prune_search(
         model: Name or folder of the model.
         out: Folder of the search; recipe.json in it is for `prune --config`.
         task: Names of tasks, or .jsonl files.
-        trials: Recipes to try in all, earlier calls included.
+        trials: Recipes to try in all, earlier calls included; more where the one to start from is not among them yet.
         seeds: Pruning seeds per task and trial.
         workers: Processes, among which the cores are shared.
         target_loss: Mean task loss to reach, nats.

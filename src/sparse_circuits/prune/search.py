@@ -2,7 +2,7 @@
 
 1. A trial is a recipe: the five numbers that METHOD 1f searches, drawn from ranges around the defaults of `PruneConfig` (SPACE),
    which are not the paper's; the rest as in the recipe the search starts from. The first trial is that recipe itself (moved
-   into SPACE), so what is found is never worse on what is measured.
+   into SPACE), and no search ends without it, so what is found is never worse on what is measured.
 2. Its value is the geometric mean of nodes over tasks and seeds. A circuit that misses its target on validation counts as
    the whole model: a recipe cannot win by giving up on a task. Test pairs are never looked at.
 3. Trials are kept in an append-only journal in the search's folder, which its processes share. A search that was stopped goes
@@ -112,8 +112,9 @@ def search(
 ) -> Searched:
     """Looks for the recipe whose circuits of these tasks are smallest.
 
-    model: name or folder. tasks: names or .jsonl files. trials: finished trials in all, earlier calls included. seeds: pruning
-    seeds per task and trial. workers: processes, among which the cores are shared. start: recipe of the first trial.
+    model: name or folder. tasks: names or .jsonl files. trials: finished trials in all, earlier calls included; more where the
+    recipe it starts from is not among them. seeds: pruning seeds per task and trial. workers: processes, among which the cores
+    are shared. start: recipe of the first trial.
     Raises ValueError for an empty or impossible budget, a folder of another search, a missing extra, and as `prune` does.
     """
     _optuna()
@@ -131,7 +132,8 @@ def search(
         start=start or PruneConfig(),
         seed=seed,
     )
-    done = _open(plan, _facts(plan))
+    done, least = _open(plan, _facts(plan))
+    trials = max(trials, done + least)
     progress.say(f"{done} of {trials} trials are done; {len(tasks)} tasks x {seeds} seeds each")
     for outcome in executor.run(_try, [(plan, number) for number in range(done, trials)]):
         if outcome.failure:
@@ -175,8 +177,11 @@ def _study(plan: _Plan, seed: int = 0) -> Any:
     return optuna.create_study(storage=storage, study_name="recipe", sampler=sampler, load_if_exists=True)
 
 
-def _open(plan: _Plan, facts: dict[str, Any]) -> int:
-    """Makes the study or opens the one to go on with; returns its finished trials. What an interrupted call left comes again."""
+def _open(plan: _Plan, facts: dict[str, Any]) -> tuple[int, int]:
+    """Makes the study or opens the one to go on with. What an interrupted call left comes again.
+
+    Returns its finished trials, and how many it needs at least until the recipe it starts from is among them.
+    """
     facts = json.loads(json.dumps(facts))
     Path(plan.out).mkdir(parents=True, exist_ok=True)
     study = _study(plan)
@@ -186,13 +191,19 @@ def _open(plan: _Plan, facts: dict[str, Any]) -> int:
         raise ValueError(f"{plan.out} holds a search with another {other}; give the same, or an empty folder")
     if before is None:
         study.set_user_attr("facts", facts)
-        study.enqueue_trial(_settings(plan.start))
     for trial in study.trials:
         if trial.state.name == "RUNNING":
             study.tell(trial.number, state=_optuna().trial.TrialState.FAIL)
             if trial.params:
                 study.enqueue_trial(trial.params)
-    return len(_finished(study))
+    start, finished = _settings(plan.start), _finished(study)
+    if any(trial.params == start for trial in finished):
+        return len(finished), 0
+    waiting = [trial.system_attrs["fixed_params"] for trial in study.trials if trial.state.name == "WAITING"]
+    if start not in waiting:  # a new search, or one that was killed before the trial had its settings
+        study.enqueue_trial(start)
+        waiting.append(start)
+    return len(finished), waiting.index(start) + 1  # they are taken in this order
 
 
 def _settings(config: PruneConfig) -> dict[str, float]:
@@ -239,11 +250,11 @@ def _size(circuit: Circuit) -> int:
 
 
 def _conclude(plan: _Plan, progress: Progress) -> Searched:
-    """Reads the journal, names the winner (ties: the earlier) and writes both files."""
+    """Reads the journal, names the winner (ties: the earlier) and the trial of the start recipe, and writes both files."""
     study = _study(plan)
     trials = tuple(_trial(trial) for trial in _finished(study))
     best = min(trials, key=lambda trial: (trial.nodes, trial.number))
-    first = min(trials, key=lambda trial: trial.number)
+    first = next(trial for trial in trials if trial.settings == _settings(plan.start))
     config = _config(plan.start, best.settings)
     found = Searched(config=config, best=best, first=first, trials=trials, seconds=sum(t.seconds for t in trials))
     head = {"kind": "search", "format_version": FORMAT_VERSION, "model": plan.model, "facts": study.user_attrs["facts"]}
