@@ -1,10 +1,15 @@
 """The whole recipe of the models in the box, on a corpus and a schedule so small that it takes seconds."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import sparse_circuits as sc
-from sparse_circuits.files import read_json
+from refusals import refused
+from sparse_circuits.files import read_json, write_json
+from sparse_circuits.log import SILENT
+from sparse_circuits.recipe import bundle
 from sparse_circuits.recipe.bundle import STAGES, Plan, build_bundle
 from sparse_circuits.train.config import TrainConfig
 from sparse_circuits.train.presets import tiny
@@ -83,6 +88,50 @@ def test_held_out_files_are_not_trained_on(built):
     from sparse_circuits.tasks.mined import HELD_OUT
 
     assert Shards.open(built[0] / "shards").manifest["val_threshold"] == HELD_OUT
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("seed", {"seed": 1}),
+        ("sources", {"plan": replace(PLAN, sources=("tiny-python:3MB",))}),
+        ("vocab_size", {"plan": replace(PLAN, vocab_size=512)}),
+        ("config", {"plan": replace(PLAN, recipe=lambda size: small(size).replace(steps=7))}),
+        ("matched", {"plan": replace(PLAN, trials=3)}),
+    ],
+)
+def test_a_folder_begun_otherwise_is_refused(tmp_path, name, changes):
+    with pytest.raises(ValueError, match="no corpus in .*; run the stage corpus first"):
+        build_bundle(tmp_path, stages=("sparse",), plan=PLAN)
+    with refused(f"was begun with another {name}; give the same, or an empty folder"):
+        build_bundle(tmp_path, **{"stages": ("sparse",), "plan": PLAN, **changes})
+
+
+def test_a_folder_without_a_plan_is_refused(tmp_path):
+    (tmp_path / "shards").mkdir()
+    with refused("holds files but no plan.json", "give an empty folder"):
+        build_bundle(tmp_path, plan=PLAN)
+    assert [path.name for path in tmp_path.iterdir()] == ["shards"]
+
+
+def test_dense_matched_follows_a_sparse_model_that_is_trained_anew(tmp_path, monkeypatch):
+    """Only the search, on losses made up: 3.0 at width 16, 2.0 at 32."""
+    losses = {"sparse": 3.0, "dense-matched/width_16": 3.0, "dense-matched/width_32": 2.0, "dense-matched/width_8": 4.0}
+    monkeypatch.setattr(bundle._Work, "train", lambda work, name, config: losses[name])
+    for target, width in ((3.0, 16), (2.0, 32), (2.0, 32)):
+        write_json(tmp_path / "runs" / "sparse" / "model" / "training.json", {"val_loss": target})
+        work = bundle._Work(tmp_path, PLAN, 0, "cpu", SILENT)
+        if width != read_width(tmp_path):
+            with refused("no dense-matched model in", "for its sparse one; run the stage dense-matched first"):
+                bundle._ship(work)
+        bundle._dense_matched(work)
+        assert read_json(tmp_path / "matched.json")["target"] == target and read_width(tmp_path) == width
+    monkeypatch.setattr(bundle, "search_width", lambda *given, **named: pytest.fail("searched again"))
+    bundle._dense_matched(work)
+
+
+def read_width(root):
+    return read_json(root / "matched.json")["width"] if (root / "matched.json").is_file() else None
 
 
 def test_unknown_stages_are_refused(tmp_path):

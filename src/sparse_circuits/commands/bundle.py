@@ -10,7 +10,7 @@ def bundle(out: str = "runs/bundle", stage: tuple[str, ...] = (), common: Shared
     """Makes the models in the box: corpus, sparse model, dense twins, scores, model cards; goes on where it stopped.
 
     Args:
-        out: Folder of everything it makes.
+        out: Folder of everything it makes; one that was begun with another seed or recipe is refused.
         stage: corpus, sparse, dense-same, dense-matched, ship; all of them by default, in this order.
     """
     from sparse_circuits.recipe.bundle import STAGES, build_bundle

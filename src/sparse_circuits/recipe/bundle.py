@@ -7,7 +7,8 @@
 3. The sparse and the dense-matched model are written as they ship, the bigram table rounded to 16 bits, with reference values
    measured on the rounded weights; then every number is computed on what was written: losses, tasks, card.
 
-Everything lands in one folder: tokenizer/, shards/, runs/NAME (training), sparse/ and dense/ (what ships), scores.json.
+Everything lands in one folder: plan.json (what two calls must share, since finished stages are not done again), tokenizer/,
+shards/, runs/NAME (training), matched.json, sparse/ and dense/ (what ships), scores.json.
 """
 
 import time
@@ -82,11 +83,12 @@ def build_bundle(
     """Runs the stages in order; what an earlier call has finished is not done again.
 
     stages: some of STAGES, so that trainings can share a machine or run on several. Raises ValueError for an unknown stage, or
-    one whose predecessors are missing.
+    one whose predecessors are missing, and for a folder that was begun with another plan or seed, or by something else.
     """
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise ValueError(f"unknown stage {unknown[0]!r}; allowed: {', '.join(STAGES)}")
     work = _Work(Path(out), plan or Plan(), seed, device, progress)
+    _open(work)
     seconds: dict[str, float] = {}
     for stage in (stage for stage in STAGES if stage in stages):
         progress.say(f"{stage} ...")
@@ -127,6 +129,18 @@ class _Work:
             raise ValueError(f"no trained model {name!r} in {self.root}; run the stage {name.split('/')[0]} first")
         return folder
 
+    def target(self) -> float:
+        """Validation loss of the sparse model, nats: what dense-matched is to have."""
+        return float(read_json(self.trained("sparse") / "training.json")["val_loss"])
+
+    def matched(self) -> Matched | None:
+        """What the search for dense-matched found; None where there was none for this sparse model."""
+        file = self.root / "matched.json"
+        found = read_json(file) if file.is_file() else None
+        if found is None or found["target"] != self.target():  # another one: the sparse model was trained anew
+            return None
+        return Matched(**{**found, "trials": {int(width): loss for width, loss in found["trials"].items()}})
+
     def train(self, name: str, config: TrainConfig) -> float:
         """Trains a run or what is left of it; validation loss, nats."""
         run = self.root / "runs" / name
@@ -137,6 +151,31 @@ class _Work:
                 config, self.shards(), self.tokenizer(), run, resume=resume, device=self.device, progress=self.progress
             )
         return float(read_json(run / "model" / "training.json")["val_loss"])
+
+
+def _open(work: _Work) -> None:
+    """Writes plan.json, or checks that the folder was begun with the same."""
+    plan, file = work.plan, work.root / "plan.json"
+    facts = {
+        "kind": "bundle_plan",
+        "format_version": 1,
+        "sources": list(plan.sources),
+        "vocab_size": plan.vocab_size,
+        "seed": work.seed,
+        "config": work.config.to_dict(),
+        "matched": {"steps": plan.matched_steps, "first_width": plan.first_width, "trials": plan.trials},
+    }
+    if file.is_file():
+        before = read_json(file)
+        if changed := [name for name in facts if before.get(name) != facts[name]]:
+            raise ValueError(f"{work.root} was begun with another {changed[0]}; give the same, or an empty folder")
+        return
+    if work.root.is_dir() and any(not path.name.startswith(".") for path in work.root.iterdir()):
+        raise ValueError(
+            f"{work.root} holds files but no plan.json (an older release wrote none), so nothing says what they were made from; "
+            "give an empty folder"
+        )
+    write_json(file, facts)
 
 
 def _corpus(work: _Work) -> None:
@@ -164,25 +203,23 @@ def _dense_same(work: _Work) -> None:
 
 
 def _dense_matched(work: _Work) -> None:
-    if (work.root / "matched.json").is_file():
+    if work.matched() is not None:
         return
-    target = float(read_json(work.trained("sparse") / "training.json")["val_loss"])
     steps = max(1, round(work.config.steps * work.plan.matched_steps))
 
     def val_loss(width: int) -> float:
         return work.train(f"dense-matched/width_{width}", matched_config(work.config, width, steps))
 
     widest = work.config.model.d_model
-    found = search_width(val_loss, target, first=work.plan.first_width, widest=widest, most=work.plan.trials)
+    found = search_width(val_loss, work.target(), first=work.plan.first_width, widest=widest, most=work.plan.trials)
     write_json(work.root / "matched.json", asdict(found))
 
 
 def _ship(work: _Work) -> None:
     """Writes sparse/ and dense/ as they ship, and scores.json with what they score."""
-    matched = read_json(work.root / "matched.json") if (work.root / "matched.json").is_file() else None
-    if matched is None:
-        raise ValueError(f"no dense-matched model in {work.root}; run the stage dense-matched first")
-    found = Matched(**{**matched, "trials": {int(width): loss for width, loss in matched["trials"].items()}})
+    found = work.matched()
+    if found is None:
+        raise ValueError(f"no dense-matched model in {work.root} for its sparse one; run the stage dense-matched first")
     figures: dict[str, Any] = {"matched": {**asdict(found), "met": found.met}}
     for name, title, run in (
         ("sparse", "bundled", "sparse"),
