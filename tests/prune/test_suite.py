@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,29 @@ def test_what_is_done_is_not_done_again(suite: dict[str, Any], folder: Path, mon
     assert again["tasks"] == suite["tasks"]
     with pytest.raises(ValueError, match="was begun with another seeds; give the same, or an empty folder"):
         prune_tasks(folder / "model", suite["out"], tasks=tasks, seeds=3, config=QUICK)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_device_reaches_every_process(
+    workers: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch's device `meta` holds no numbers, so what runs on it cannot find anything."""
+    model, task = str(folder / "model"), str(folder / "task.jsonl")
+    given = ["--model", model, "--task", task, "--out", str(tmp_path / "suite"), "--seeds", "1", "--workers", workers]
+    assert main(["circuits", "run", *given, "--device", "meta", "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert "1 of 1 tasks failed" in said and "meta" in said and said.count("\n") == 1
+    assert not (tmp_path / "suite" / "closing_quote").exists()
+
+
+def test_scores_are_taken_on_the_device(suite: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(suite["out"], tmp_path / "suite")
+    (tmp_path / "suite" / "closing_quote" / "scores.json").unlink()
+    given = {"tasks": [str(folder / "task.jsonl")], "seeds": 2, "config": QUICK}
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        prune_tasks(folder / "model", tmp_path / "suite", device="meta", **given)
+    again = prune_tasks(folder / "model", tmp_path / "suite", device="cpu:0", **given)  # another than before
+    assert again["tasks"]["closing_quote"] == suite["tasks"]["closing_quote"]
 
 
 def scored(nodes: int, edges: int, met: bool = True) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class _Plan:
     target: float
     config: PruneConfig
     refined: bool
+    device: str
 
 
 def prune_tasks(
@@ -64,12 +65,14 @@ def prune_tasks(
     refined: bool = True,
     workers: int = 1,
     mined: str | None = None,
+    device: str = "cpu",
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Finds and scores the circuits of the tasks (all twenty by default) in a model; returns the content of suite.json.
 
     model: name or folder. seeds: pruning seeds per task, learned as one batch. refined: whether to refine the best one.
     workers: processes, among which the cores are shared. mined: source of mined pairs, by default the held-out standard library.
+    device: of every process, for pruning and scoring; a folder may be gone on with on another.
     tasks: names, or .jsonl files of your own. A task without a circuit is listed with its reason. Raises ValueError for an
     unknown task, an impossible budget, or a folder that holds the circuits of another model or recipe.
     """
@@ -85,6 +88,7 @@ def prune_tasks(
         target=target_loss,
         config=recipe,
         refined=refined,
+        device=device,
     )
     _open(plan)
     waiting = [where for name, where in asked.items() if not (Path(out) / name / "circuits.json").is_file()]
@@ -133,7 +137,7 @@ def _open(plan: _Plan) -> None:
 
 def _find(plan: _Plan, where: str) -> str:
     """Steps 1-3 for one task, in whatever process. Returns what to say of it."""
-    model, tokenizer, task = load_model(plan.model), load_tokenizer(plan.model), load_task(where)
+    model, tokenizer, task = load_model(plan.model, plan.device), load_tokenizer(plan.model), load_task(where)
     name = task.name
     folder, begun = Path(plan.out) / name, time.perf_counter()
     head = {"kind": "task_circuits", "format_version": FORMAT_VERSION, "task": name}
@@ -192,7 +196,7 @@ def _score(plan: _Plan, asked: Mapping[str, str], source: str | None, progress: 
     waiting = [name for name in circuits if not (root / name / "scores.json").is_file()]
     if not waiting:
         return
-    model, tokenizer = load_model(plan.model), load_tokenizer(plan.model)
+    model, tokenizer = load_model(plan.model, plan.device), load_tokenizer(plan.model)
     mined: dict[str, MinedTask] = {}
     if any(name in FINDERS for name in waiting):
         progress.say("mining real code")
