@@ -178,6 +178,16 @@ def test_train(place: Path, tmp_path: Path) -> None:
 
 def test_progress_goes_to_stderr(place: Path, tmp_path: Path) -> None:
     said = run("train", *train_options(place), "--out", tmp_path / "run", "--json")
+def test_a_seed_that_is_given_counts_also_if_it_is_zero(place: Path, tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", {**tiny_config().to_dict(), "seed": 5})
+    data = ("--data", place / "shards", "--tokenizer", place / "tokenizer", "--steps", 1)
+    for name, given, expected in (("own", (), 5), ("zero", ("--seed", 0), 0), ("two", ("--seed", 2), 2)):
+        data_of("train", "--config", tmp_path / "config.json", *data, *given, "--out", tmp_path / name)
+        trained = json.loads((tmp_path / name / "model" / "training.json").read_text("utf-8"))
+        assert trained["config"]["seed"] == expected, name
+    assert run("tasks", "show", "with_as", "--seed", 0).out == run("tasks", "show", "with_as").out
+
+
     assert said.code == 0 and json.loads(said.out)["steps"] == 12
     assert "training 12/12" in said.err and "loss" in said.err
 
@@ -321,6 +331,9 @@ def test_training_refusals_leave_nothing(place: Path, tmp_path: Path) -> None:
         },
         "steps|twelve": {**config, "steps": "twelve"},
         "optimizer is missing": {name: value for name, value in config.items() if name != "optimizer"},
+    for verb in ("quickstart", "circuits run", "prune search"):  # first: neither model nor folder is looked at
+        model = () if verb == "quickstart" else ("--model", "nowhere")
+        refused(*verb.split(), *model, "--out", tmp_path / "run", "--device", device, words=words)
         "vocab_size 99": {**config, "model": {**config["model"], "vocab_size": 99}},
         "largest min_alive that fits is 3": {**config, "sparsity": {**config["sparsity"], "min_alive": 9}},
         "fewer than context + 2": {**config, "model": {**config["model"], "block_size": 5000}},
