@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 
 import sparse_circuits as sc
 from sparse_circuits.cli import main
+from sparse_circuits.files import write_json
 from sparse_circuits.prune.config import PruneConfig
 from sparse_circuits.prune.pipeline import best, prune_seeds
 from sparse_circuits.prune.refine import minimality
 from sparse_circuits.prune.suite import prune_tasks
 from sparse_circuits.prune.suite_page import circuits_page, ratios
+from sparse_circuits.tasks.custom import save_task
 from sparse_circuits.validate.ground_truth import GroundTruth
 
 QUICK = PruneConfig(steps=80, lr=0.05, k_coef=3e-3, batch_pairs=2, train_pairs=64, val_pairs=9, choice_train_pairs=9)
@@ -103,6 +106,30 @@ def test_scores_are_taken_on_the_device(suite: dict[str, Any], folder: Path, tmp
         prune_tasks(folder / "model", tmp_path / "suite", device="meta", **given)
     again = prune_tasks(folder / "model", tmp_path / "suite", device="cpu:0", **given)  # another than before
     assert again["tasks"]["closing_quote"] == suite["tasks"]["closing_quote"]
+
+
+def test_a_library_that_asks_nothing_costs_no_other_score(
+    truth: GroundTruth, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mining looks at what this model's training held out, which may be next to nothing; an own source must hold something."""
+    from sparse_circuits.prune import suite as module
+
+    shutil.copytree(folder / "model", tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    write_json(config, {**json.loads(config.read_text()), "val_threshold": 0.01})
+    task, asked = tmp_path / "task.jsonl", []
+    save_task(replace(truth.task, name="single_double_quote"), task)  # a name that is mined
+
+    def nothing(*given: Any, **named: Any) -> None:
+        asked.append(named["val_threshold"])
+        raise ValueError("there is none")
+
+    monkeypatch.setattr(module, "mine_all", nothing)
+    given = {"tasks": [str(task)], "seeds": 1, "config": QUICK, "refined": False}
+    with pytest.raises(ValueError, match="there is none"):
+        prune_tasks(tmp_path / "model", tmp_path / "suite", mined="some/code", **given)
+    found = prune_tasks(tmp_path / "model", tmp_path / "suite", **given)["tasks"]["single_double_quote"]
+    assert found["plain"]["mined"] is None and found["plain"]["test"]["n_pairs"] > 0 and asked == [0.01, 0.01]
 
 
 def scored(nodes: int, edges: int, met: bool = True) -> dict[str, Any]:

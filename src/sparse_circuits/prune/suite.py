@@ -24,7 +24,7 @@ from sparse_circuits.files import read_json, write_json
 from sparse_circuits.hub.load import load_model, load_tokenizer
 from sparse_circuits.kernels.sparse_product import frozen
 from sparse_circuits.log import SILENT, Progress
-from sparse_circuits.model.folder import model_hash
+from sparse_circuits.model.folder import model_hash, stored_val_threshold
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.prune.config import PruneConfig
 from sparse_circuits.prune.pipeline import best, meets_on_val, prune_seeds, rank
@@ -71,8 +71,8 @@ def prune_tasks(
     """Finds and scores the circuits of the tasks (all twenty by default) in a model; returns the content of suite.json.
 
     model: name or folder. seeds: pruning seeds per task, learned as one batch. refined: whether to refine the best one.
-    workers: processes, among which the cores are shared. mined: source of mined pairs, by default the held-out standard library.
-    device: of every process, for pruning and scoring; a folder may be gone on with on another.
+    workers: processes, among which the cores are shared. mined: source of mined pairs, by default what the model's training held
+    out of the standard library. device: of every process, for pruning and scoring; a folder may be gone on with on another.
     tasks: names, or .jsonl files of your own. A task without a circuit is listed with its reason. Raises ValueError for an
     unknown task, an impossible budget, or a folder that holds the circuits of another model or recipe.
     """
@@ -200,7 +200,7 @@ def _score(plan: _Plan, asked: Mapping[str, str], source: str | None, progress: 
     mined: dict[str, MinedTask] = {}
     if any(name in FINDERS for name in waiting):
         progress.say("mining real code")
-        mined = mine_all(tokenizer, None, source, usable=usable_tokens(model))  # all at once: every file is read once
+        mined = _mine(model, tokenizer, source, progress)
     for name in waiting:
         progress.say(f"scoring {name}")
         folder, asking = root / name, _Asking(model, tokenizer, load_task(asked[name]), mined.get(name))
@@ -211,6 +211,21 @@ def _score(plan: _Plan, asked: Mapping[str, str], source: str | None, progress: 
                 **{kind: asking.sized(load_circuit(folder / kind)) for kind in kinds},
             }
         write_json(folder / "scores.json", {"kind": "task_scores", "format_version": FORMAT_VERSION, **scores})
+
+
+def _mine(model: SparseTransformer, tokenizer: Any, source: str | None, progress: Progress) -> dict[str, MinedTask]:
+    """All tasks at once, since every file is read once. Where the library asks none of them, the other scores are still made.
+
+    Raises ValueError for a source that was given and cannot be read, or asks none.
+    """
+    threshold = stored_val_threshold(model.source)
+    try:
+        return mine_all(tokenizer, None, source, usable=usable_tokens(model), val_threshold=threshold)
+    except ValueError as error:
+        if source is not None:
+            raise
+        progress.say(f"no mined pairs: {error}")
+        return {}
 
 
 class _Asking(NamedTuple):
