@@ -13,7 +13,9 @@ import pytest
 import torch
 
 import sparse_circuits
+import sparse_circuits as sc
 from sparse_circuits.circuit.ablation import save_reference
+from sparse_circuits.circuit.evaluate import circuit_tap, circuit_weights, pair_losses
 from sparse_circuits.cli import VERBS, main
 from sparse_circuits.data.tokenizer import save_tokenizer, tokenizer_hash
 from sparse_circuits.files import new_folder, write_json, write_text
@@ -176,6 +178,16 @@ def test_train(place: Path, tmp_path: Path) -> None:
     assert found["steps"] == 3 and (tmp_path / "run" / "model" / "model.safetensors").is_file()
 
 
+def test_a_seed_that_is_given_counts_also_if_it_is_zero(place: Path, tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", {**tiny_config().to_dict(), "seed": 5})
+    data = ("--data", place / "shards", "--tokenizer", place / "tokenizer", "--steps", 1)
+    for name, given, expected in (("own", (), 5), ("zero", ("--seed", 0), 0), ("two", ("--seed", 2), 2)):
+        data_of("train", "--config", tmp_path / "config.json", *data, *given, "--out", tmp_path / name)
+        trained = json.loads((tmp_path / name / "model" / "training.json").read_text("utf-8"))
+        assert trained["config"]["seed"] == expected, name
+    assert run("tasks", "show", "with_as", "--seed", 0).out == run("tasks", "show", "with_as").out
+
+
 def test_progress_goes_to_stderr(place: Path, tmp_path: Path) -> None:
     said = run("train", *train_options(place), "--out", tmp_path / "run", "--json")
     assert said.code == 0 and json.loads(said.out)["steps"] == 12
@@ -228,10 +240,25 @@ def test_prune_and_the_circuit_verbs(place: Path, pruned: dict[str, Any], tmp_pa
     assert {name: pruned[name] for name in shown} == shown
     scored = data_of("circuit", "eval", place / "circuit")
     assert scored["loss"] == pytest.approx(pruned["loss"]["test"], abs=1e-5) and scored["split"] == "test"
+    fresh = {"loss", "accuracy", "calibrated_loss", "met_target"}
+    assert set(scored) == SUMMARY | set(shown) - {"met_target"} | {"split", "n_pairs", "stored"}
+    assert {name: scored[name] for name in set(shown) - fresh} == {name: shown[name] for name in set(shown) - fresh}
+    assert scored["stored"] == {name: shown[name] for name in fresh}
     single = data_of("circuit", "eval", place / "circuit" / "seeds" / "seed_4", "--split", "val")
     assert single["loss"] <= 0.15
     page = data_of("report", place / "circuit", "--out", tmp_path / "page.html")
     assert Path(page["file"]).read_text("utf-8").startswith("<!") and not leftovers(tmp_path)
+
+
+def test_the_seed_of_an_evaluation_draws_its_pairs() -> None:
+    circuit, model, told = sc.load_circuit("bundled/while_return_true"), sc.load_model("bundled"), []
+    for seed in (0, 3):
+        told.append(data_of("circuit", "eval", "bundled/while_return_true", "--pairs", 8, "--seed", seed)["loss"])
+        pairs = sc.load_task("while_return_true").pairs("test", 8, sc.load_tokenizer("bundled"), seed=seed)
+        with torch.no_grad():
+            by_hand = pair_losses(model, pairs, circuit_tap(circuit, model), weights=circuit_weights(circuit, model))
+        assert told[-1] == pytest.approx(float(by_hand.mean()), abs=1e-6)
+    assert told[0] != told[1]
 
 
 def test_validate_and_the_page_that_shows_it(place: Path, pruned: dict[str, Any], tmp_path: Path) -> None:
@@ -304,6 +331,9 @@ def test_a_device_that_is_not_there(device: str, place: Path, tmp_path: Path) ->
     words = f"device {device!r}|cpu always works"
     refused("generate", "--model", place / "run", "--prompt", "x", "--device", device, words=words)
     refused("train", *train_options(place), "--out", tmp_path / "run", "--device", device, words=words)
+    for verb in ("quickstart", "circuits run", "prune search"):  # first: neither model nor folder is looked at
+        model = () if verb == "quickstart" else ("--model", "nowhere")
+        refused(*verb.split(), *model, "--out", tmp_path / "run", "--device", device, words=words)
     assert not (tmp_path / "run").exists()
 
 

@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparse_circuits.circuit import mask_scorer
 from sparse_circuits.circuit.ablation import reference_sites
 from sparse_circuits.circuit.circuit import Calibration, Circuit, Origin
 from sparse_circuits.circuit.evaluate import (
@@ -291,3 +293,29 @@ def test_task_check_measures_the_empty_circuit_and_the_bigram_table() -> None:
     scorer = MaskScorer(model=model, layout=layout, values=solved, pairs=truth.task.pairs("test", 16, truth.tokenizer))
     zero = check_task_on_model(truth.task, truth.tokenizer, model, solved, n=16).conditions[-2]
     assert zero.detail == f"loss {float(scorer.losses(torch.zeros(1, layout.size)).mean()):.3f}"
+
+
+def test_task_check_scores_where_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs and values are sent to the model's device before anything is scored; a spy stands in for a second device."""
+    truth, moved, scored = quote_model(), [], []
+    sent, own_scorer = Pairs.to, mask_scorer.MaskScorer
+
+    class Value(torch.Tensor):
+        def to(self, *given: Any, **named: Any) -> torch.Tensor:
+            moved.append(("value", *given))
+            return self.as_subclass(torch.Tensor)
+
+    def send(pairs: Pairs, device: torch.device) -> Pairs:
+        moved.append(("pairs", device))
+        return sent(pairs, device)
+
+    def scorer(**given: Any) -> MaskScorer:
+        scored.append(not any(isinstance(value, Value) for value in given["values"].values()))
+        return own_scorer(**given)
+
+    monkeypatch.setattr(Pairs, "to", send)
+    monkeypatch.setattr(mask_scorer, "MaskScorer", scorer)
+    values = {site: value.as_subclass(Value) for site, value in truth.reference.values.items()}
+    device = next(truth.model.parameters()).device
+    assert check_task_on_model(truth.task, truth.tokenizer, truth.model, values, n=4).ok
+    assert moved == [("pairs", device), *[("value", device)] * len(values)] and scored == [True]

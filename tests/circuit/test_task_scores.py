@@ -19,11 +19,14 @@ from sparse_circuits.circuit.task_scores import (
     usable_tasks,
 )
 from sparse_circuits.cli import main
+from sparse_circuits.data.corpus import open_source
+from sparse_circuits.data.source import split_place
 from sparse_circuits.data.tokenizer import save_tokenizer, tokenizer_hash, train_tokenizer
 from sparse_circuits.model.config import ModelConfig
-from sparse_circuits.model.folder import save_model
+from sparse_circuits.model.folder import save_model, stored_val_threshold
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.tasks.load import load_task, task_names
+from sparse_circuits.tasks.mined import HELD_OUT, mined_share
 
 
 def natural(name: str) -> list[str]:
@@ -135,6 +138,23 @@ def test_tasks_eval_verb(folder, capsys, tmp_path):
     assert found["tasks"]["for_while"]["n_points"] == {"A": 1, "B": 1} and found["tasks"]["for_while"]["n_pairs"] == 1
     found = told(capsys, "tasks", "eval", "--model", where, "--source", "mined", "--task", "if_ternary")
     assert found["tasks"]["if_ternary"]["n_pairs"] > 0
+
+
+def test_a_model_is_asked_of_what_its_own_training_held_out(folder, capsys, tmp_path):
+    """The same points as in a folder of just those files of the library, which is mined whole."""
+    model, tokenizer = sc.load_model(folder), sc.load_tokenizer(folder)
+    save_model(model, tmp_path / "model", tokenizer_hash(tokenizer), val_threshold=0.04)
+    save_tokenizer(tokenizer, tmp_path / "model")
+    for document in open_source("python-env").documents():
+        if split_place(document.split_key) < 0.04:
+            copy = tmp_path / "code" / document.split_key
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(document.text, encoding="utf-8")
+    given = ("tasks", "eval", "--model", str(tmp_path / "model"), "--task", "if_ternary", "if_equals")
+    found = told(capsys, *given, "--source", "mined")
+    assert found["held_out"] == 0.04 and found["tasks"]["if_equals"]["n_points"]["B"] > 0
+    assert found["tasks"] == told(capsys, *given, "--source", str(tmp_path / "code"))["tasks"]
+    assert stored_val_threshold(sc.load_model("bundled").source) is None and mined_share(None) == HELD_OUT
 
 
 def test_tasks_eval_refuses(folder, capsys, tmp_path):

@@ -36,7 +36,7 @@ from sparse_circuits.hub.card import model_card
 from sparse_circuits.hub.io import LAYOUTS, Written, export_model, import_model, push_folder
 from sparse_circuits.hub.modeling import SparseCircuitsForCausalLM
 from sparse_circuits.log import Progress
-from sparse_circuits.model.folder import model_hash, save_model, stored_tokenizer_hash
+from sparse_circuits.model.folder import model_hash, save_model, stored_tokenizer_hash, stored_val_threshold
 from sparse_circuits.validate.ground_truth import quote_model
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -53,7 +53,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with all that training leaves in it."""
     truth, folder = quote_model(), tmp_path_factory.mktemp("io") / "quotes"
     with new_folder(folder) as draft:
-        save_model(truth.model, draft, tokenizer_hash(truth.tokenizer))
+        save_model(truth.model, draft, tokenizer_hash(truth.tokenizer), val_threshold=0.05)
         save_tokenizer(truth.tokenizer, draft)
         save_reference(truth.reference, draft)
         write_json(draft / "training.json", TRAINING)
@@ -112,6 +112,20 @@ def test_an_export_is_whole(to: str, own: Path, exports: dict[str, Path]) -> Non
     else:
         assert read_json(folder / "sparse_circuits.json")["tokenizer_hash"] == stored_tokenizer_hash(own)
         assert read_json(folder / "sparse_circuits.json")["layout"] == to
+
+
+@every_layout
+def test_what_training_held_out_goes_along(to: str, own: Path, exports: dict[str, Path], tmp_path: Path) -> None:
+    """To another layout and back, and through a model in memory; nothing is made up for a model that does not say."""
+    export_model(exports[f"own {to}"], "own", tmp_path / "back")
+    export_model(sc.load_model(own), to, tmp_path / "memory")
+    folders = (own, exports[f"own {to}"], tmp_path / "back", tmp_path / "memory")
+    assert [stored_val_threshold(folder) for folder in folders] == [0.05] * 4
+    assert stored_val_threshold(exports[f"bare {to}"]) is None and stored_val_threshold(None) is None
+    file = tmp_path / "back" / "config.json"
+    write_json(file, {**read_json(file), "val_threshold": "0.05"})
+    with refused("config.json", "`val_threshold` must be a number, not str"):
+        stored_val_threshold(tmp_path / "back")
 
 
 def test_sparse_and_own_differ_in_their_tensors_only(exports: dict[str, Path]) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from refusals import refused
 from sparse_circuits.circuit.ablation import reference_sites
 from sparse_circuits.circuit.evaluate import contrast
 from sparse_circuits.log import Bar, Progress
@@ -96,6 +97,41 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
     assert rates[0] == pytest.approx(0.1) and max(rates) == 1.0
     assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
     assert 0 < rates[-1] < 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "right"),
+    [
+        ("k_coef_warmup", (-1, 1.1), (0, 1)),
+        ("lr_warmup_frac", (-0.1, 1), (0, 0.999)),
+        ("beta1", (-0.1, 1), (0, 0.999)),
+        ("beta2", (-0.1, 1), (0, 0.999)),
+        ("eps", (-1e-8, 0), (1e-12,)),
+        ("weight_decay", (-1e-3,), (0,)),
+        ("clip_rms", (-1, 0), (1e-6,)),
+        ("init_noise_scale", (-1,), (0,)),
+        ("least_loss_share", (-0.1, 1.1), (0, 1)),
+    ],
+)
+def test_settings_outside_their_range_are_refused(
+    name: str,
+    wrong: tuple[float, ...],
+    right: tuple[float, ...],
+    made: MadeUp,
+    values: dict[str, Tensor],
+    pairs: Pairs,
+) -> None:
+    for value in (*wrong, math.nan):
+        with refused(f"{name} must be ", f"given {float(value)}"):
+            PruneConfig(**{name: float(value)})
+    for (
+        value
+    ) in right:  # at the ends of the range prices and learning rates stay what they are called, and learning ends
+        config = SHORT.replace(**{name: float(value)})
+        assert all(0 <= learn._price(step, config) <= config.k_coef for step in range(config.steps))
+        assert all(0 < learn._schedule(step, config) <= 1 for step in range(config.steps))
+        tau = learn_masks(made.model, values, pairs, config, [0])
+        assert bool((tau.abs() <= 1).all())
 
 
 def one_node_model() -> SparseTransformer:

@@ -110,6 +110,18 @@ def test_two_processes_share_a_journal(folder: Path, tmp_path: Path, capsys: pyt
     assert len(found["trials"]) == 2 and found["path"] == out and (Path(out) / "recipe.json").is_file()
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_device_reaches_every_process(
+    workers: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch's device `meta` holds no numbers, so what runs on it cannot find anything."""
+    model, task, out = str(folder / "model"), str(folder / "task.jsonl"), str(tmp_path / "search")
+    given = ["--model", model, "--task", task, "--out", out, "--trials", "1", "--seeds", "1", "--workers", workers]
+    assert main(["prune", "search", *given, "--device", "meta", "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert "meta" in said and said.count("\n") == 1 and not (tmp_path / "search" / "search.json").exists()
+
+
 @pytest.mark.parametrize("changes", [{"trials": 0}, {"seeds": 0}, {"workers": 0}, {"tasks": []}])
 def test_an_impossible_budget(changes: dict[str, object], tmp_path: Path) -> None:
     given = {"tasks": ["x"], "trials": 1, "seeds": 1, "workers": 1, **changes}

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sparse_circuits.prune.pipeline import best, prune_seeds
 from sparse_circuits.prune.refine import minimality
 from sparse_circuits.prune.suite import prune_tasks
 from sparse_circuits.prune.suite_page import circuits_page, ratios, read_suite
+from sparse_circuits.tasks.custom import save_task
 from sparse_circuits.validate.ground_truth import GroundTruth
 
 QUICK = PruneConfig(steps=80, lr=0.05, k_coef=3e-3, batch_pairs=2, train_pairs=64, val_pairs=9, choice_train_pairs=9)
@@ -174,6 +176,54 @@ def test_an_interrupted_run_can_be_tabled(folder: Path, tmp_path: Path, monkeypa
     assert prune_tasks(folder / "model", out, tasks=tasks, seeds=1, config=QUICK, refined=False)["tasks"].items() >= (
         found.items()
     )
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_device_reaches_every_process(
+    workers: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch's device `meta` holds no numbers, so what runs on it cannot find anything."""
+    model, task = str(folder / "model"), str(folder / "task.jsonl")
+    given = ["--model", model, "--task", task, "--out", str(tmp_path / "suite"), "--seeds", "1", "--workers", workers]
+    assert main(["circuits", "run", *given, "--device", "meta", "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert "1 of 1 tasks failed" in said and "meta" in said and said.count("\n") == 1
+    assert not (tmp_path / "suite" / "closing_quote").exists()
+
+
+def test_scores_are_taken_on_the_device(suite: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(suite["out"], tmp_path / "suite")
+    (tmp_path / "suite" / "closing_quote" / "scores.json").unlink()
+    given = {"tasks": [str(folder / "task.jsonl")], "seeds": 2, "config": QUICK}
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        prune_tasks(folder / "model", tmp_path / "suite", device="meta", **given)
+    again = prune_tasks(folder / "model", tmp_path / "suite", device="cpu:0", **given)  # another than before
+    assert again["tasks"]["closing_quote"] == suite["tasks"]["closing_quote"]
+
+
+def test_a_library_that_asks_nothing_costs_no_other_score(
+    truth: GroundTruth, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mining looks at what this model's training held out, which may be next to nothing; an own source must hold something."""
+    from sparse_circuits.prune import suite as module
+
+    shutil.copytree(folder / "model", tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    write_json(config, {**json.loads(config.read_text()), "val_threshold": 0.01})
+    task, asked = tmp_path / "task.jsonl", []
+    save_task(replace(truth.task, name="single_double_quote"), task)  # a name that is mined
+
+    def nothing(*given: Any, **named: Any) -> None:
+        asked.append(named["val_threshold"])
+        raise ValueError("there is none")
+
+    monkeypatch.setattr(module, "mine_all", nothing)
+    monkeypatch.setattr(module, "is_built_in", lambda task: True)
+    given = {"tasks": [str(task)], "seeds": 1, "config": QUICK, "refined": False}
+    with pytest.raises(ValueError, match="there is none"):
+        prune_tasks(tmp_path / "model", tmp_path / "suite", mined="some/code", **given)
+    found = prune_tasks(tmp_path / "model", tmp_path / "suite", **given)["tasks"]["single_double_quote"]
+    assert found["plain"]["mined"] is None and found["plain"]["test"]["n_pairs"] > 0 and asked == [0.01, 0.01]
 
 
 def scored(nodes: int, edges: int, met: bool = True) -> dict[str, Any]:

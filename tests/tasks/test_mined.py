@@ -1,5 +1,6 @@
 """Mining by hand-counted files: which places are points, what their prompts hold, which of them are paired, refusals."""
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from refusals import refused
-from sparse_circuits.data.corpus import open_source
+from sparse_circuits.data.corpus import Files, open_source
 from sparse_circuits.data.source import Document
 from sparse_circuits.data.tokenizer import encode, tokenizer_hash
 from sparse_circuits.tasks.load import task_names
@@ -226,6 +227,21 @@ def test_own_files_need_no_path_rule_and_any_source_will_do(tokenizer: Any, tmp_
 
     assert places(mine_task("single_double_quote", tokenizer, Memory())) == [("a", 2)]
     assert len(mine_task("single_double_quote", tokenizer, open_source(source)).points) == 20
+
+
+def test_a_model_that_held_out_less_is_asked_less(tokenizer: Any, tmp_path: Path) -> None:
+    """Of a library what training held out, by the first 48 bits of the hash of the path; never more than a fifth."""
+    write(tmp_path, **{f"m{i}": f"x = {i}\nlog('ready')\n" for i in range(100)})
+    library = Files("python-env", "python-env", tmp_path, sorted(tmp_path.iterdir()))
+    place = {path.name: int(sha256(path.name.encode()).hexdigest()[:12], 16) / 16**12 for path in library.paths}
+    for threshold, share in ((None, 0.2), (0.2, 0.2), (0.9, 0.2), (0.1, 0.1), (0.05, 0.05)):
+        mined = mine_task("single_double_quote", tokenizer, library, val_threshold=threshold)
+        assert set(mined.files) == {name for name in place if place[name] < share} and len(mined.points) > 1
+    with refused(
+        "the held-out part (0.0001 of the paths) of source 'python-env'", "give a folder of other Python code"
+    ):
+        mine_task("single_double_quote", tokenizer, library, val_threshold=1e-4)
+    assert len(mine_task("single_double_quote", tokenizer, str(tmp_path), val_threshold=1e-4).points) == 100
 
 
 def test_refusals(tokenizer: Any, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from sparse_circuits.data.tokenizer import as_fast_tokenizer, tokenizer_hash, tr
 from sparse_circuits.hub.load import load_model, load_tokenizer
 from sparse_circuits.kernels import rms_norm_cpu, sink_attention
 from sparse_circuits.model import abs_topk
+from sparse_circuits.model.folder import stored_val_threshold
 from sparse_circuits.train import loop, sparsity
 from sparse_circuits.train.config import TrainConfig
 from sparse_circuits.train.loop import TrainingStopped, train, validation_loss
@@ -72,6 +73,7 @@ def test_result_tells_what_the_model_folder_holds(run: Path, shards: Shards, tok
     assert result["zero_rows"] == int((model.embed.weight[occurring.astype(int)] == 0).all(-1).sum())
     assert tokenizer_hash(load_tokenizer(run)) == tokenizer_hash(tokenizer)
     assert load_reference(run / "model", model).corpus_hash == shards.corpus_hash
+    assert stored_val_threshold(model.source) == shards.manifest["val_threshold"] > 0
     assert TrainConfig.from_dict(json.loads((run / "model" / "training.json").read_text())["config"]) == tiny_config()
 
 

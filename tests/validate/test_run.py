@@ -1,6 +1,7 @@
 """The whole call: known circuits pass, planted faults fail on the row meant to catch them, and nothing is measured twice."""
 
 import re
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import sparse_circuits as sc
 from refusals import refused
 from sparse_circuits.circuit.ablation import save_reference
 from sparse_circuits.data.tokenizer import save_tokenizer, tokenizer_hash
-from sparse_circuits.files import new_folder
+from sparse_circuits.files import new_folder, write_json
 from sparse_circuits.model.folder import save_model
 from sparse_circuits.prune.config import PruneConfig
 from sparse_circuits.sites import Node
@@ -101,7 +102,7 @@ def test_a_circuit_of_one_node_without_heads() -> None:
     assert found.rows["roles"].reason == "no node varies both in the model and in the circuit"
 
 
-def test_real_code_is_asked_where_the_task_is_built_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_code_is_asked_where_the_task_is_built_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     subject = small(n=4)
     mined = MinedTask("closing_quote", (), subject.on("val").pairs, {"A": 4, "B": 4}, (), "")
     monkeypatch.setattr(measure_inside, "mine_task", lambda *given, **named: mined)
@@ -110,6 +111,14 @@ def test_real_code_is_asked_where_the_task_is_built_in(monkeypatch: pytest.Monke
     assert row.value == scored(subject.on("val")).accuracy_gap and "4 pairs, mined: model 100%" in row.reason
     monkeypatch.setattr(measure_inside, "mine_task", lambda *given, **named: replace(mined, pairs=None))
     assert measure_inside.mined_rows(subject, run.QUICK)[0].outcome == "not applicable"
+    write_json(tmp_path / "config.json", {"val_threshold": 0.03})
+    model, asked = deepcopy(subject.model), []
+    model.source = tmp_path
+    monkeypatch.setattr(
+        measure_inside, "mine_task", lambda *given, **named: asked.append(named["val_threshold"]) or mined
+    )
+    (row,) = measure_inside.mined_rows(replace(subject, model=model), run.QUICK)
+    assert asked == [0.03] and row.details["held_out"] == 0.03
 
 
 # --- docs/validation.md

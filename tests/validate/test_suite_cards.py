@@ -95,6 +95,17 @@ def test_cards_are_those_of_validate(carded: dict[str, Any]) -> None:
             assert (told["threshold"], told["outcome"]) == (row.threshold, row.outcome)
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_device_reaches_every_process(workers: str, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """torch's device `meta` holds no numbers, so nothing can be measured on it."""
+    given = ["circuits", "cards", str(copied), "--workers", workers, "--quiet"]
+    assert main([*given, "--device", "gpu"]) == 2
+    assert "device 'gpu' cannot be used here" in capsys.readouterr().err
+    assert main([*given, "--device", "meta"]) == 2
+    said = capsys.readouterr().err
+    assert "2 of 2 cards failed" in said and "meta" in said and said.count("\n") == 1
+
+
 def test_a_finished_card_is_not_made_again(carded: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(run, "validate", lambda *given, **named: pytest.fail("validated again"))

@@ -157,15 +157,17 @@ def check_task_on_model(
     report = check_task(task, tokenizer)
     if not report.ok:
         return report
-    pairs = task.pairs("test", n, tokenizer, usable=usable_tokens(model))
+    device = next(model.parameters()).device
+    pairs = task.pairs("test", n, tokenizer, usable=usable_tokens(model)).to(device)
     layout = NodeLayout.of(model.widths)
-    empty = MaskScorer(model=model, layout=layout, values=values, pairs=pairs)
+    own = {site: value.to(device) for site, value in values.items()}
+    empty = MaskScorer(model=model, layout=layout, values=own, pairs=pairs)
     losses = {
         "empty circuit": float(empty.losses(torch.zeros(1, layout.size)).mean()),
         "bigram table alone": math.log(2),
     }
     if model.bigram is not None:
-        last = pairs.flat_tokens[torch.arange(2 * pairs.n), pairs.last]
+        last = pairs.flat_tokens[torch.arange(2 * pairs.n, device=device), pairs.last]
         losses["bigram table alone"] = float(binary_losses(contrast_of(model.bigram(last), pairs)).mean())
     fix = "make both prompts end in the same way, or choose completions that are equally likely without context"
     return report.extended(

@@ -13,6 +13,7 @@ from sparse_circuits.circuit.evaluate import EVAL_PAIRS, Evaluation, evaluate, e
 from sparse_circuits.circuit.evaluate_mined import MinedEvaluation, evaluate_mined
 from sparse_circuits.log import SILENT, Progress
 from sparse_circuits.markdown import markdown_table
+from sparse_circuits.model.folder import stored_val_threshold
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.tasks.load import load_task, task_names
 from sparse_circuits.tasks.mined import mine_all
@@ -104,8 +105,12 @@ def score_mined(
     source: str | None = None,
     seed: int = 0,
 ) -> dict[str, MinedEvaluation]:
-    """Scores what a source (by default the held-out standard library) holds of each task. Raises ValueError as mine_all does."""
-    mined = mine_all(tokenizer, names, source, usable=usable_tokens(model), seed=seed)
+    """Scores what a source holds of each task; by default the part of the standard library that the model's training held out.
+
+    Raises ValueError as mine_all does.
+    """
+    threshold = stored_val_threshold(model.source)
+    mined = mine_all(tokenizer, names, source, usable=usable_tokens(model), val_threshold=threshold, seed=seed)
     return {name: evaluate_mined(model, found) for name, found in mined.items()}
 
 

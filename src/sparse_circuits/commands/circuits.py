@@ -116,19 +116,23 @@ def circuit_eval(
 ) -> Output:
     """Scores a circuit anew.
 
+    With --json also the fields of `circuit show`, whose own scores are under `stored`: `loss` is the new one, a number.
+
     Args:
         folder: Circuit folder.
         model: Model folder; the one the circuit names by default.
         task: Name of a task, or its .jsonl file; the one the circuit names by default.
         split: train, val or test.
-        pairs: Pairs to score it on.
+        pairs: Pairs to score it on; --seed draws them.
     """
     from sparse_circuits.circuit.evaluate import evaluate
 
     circuit, loaded, found_task, tokenizer = open_circuit(folder, model, common, task)
-    found = evaluate(circuit, loaded, found_task, split, tokenizer=tokenizer, n=pairs)
+    found = evaluate(circuit, loaded, found_task, split, tokenizer=tokenizer, n=pairs, seed=common.seed)
     text = f"{circuit.task} {split}: loss {found.loss:.4f} nats, accuracy {found.accuracy:.1%}, {found.n_pairs} pairs"
-    return Output({"task": circuit.task, "split": split, **asdict(found)}, text)
+    facts = circuit.summary()
+    stored = {name: facts.pop(name) for name in ("loss", "calibrated_loss", "accuracy", "met_target")}
+    return Output({**facts, "split": split, **asdict(found), "stored": stored}, text)
 
 
 def report(
@@ -150,6 +154,6 @@ def report(
     from sparse_circuits.viz.page import write_page
     from sparse_circuits.viz.table import render_text
 
-    document = build_document(*open_circuit(folder, model, common, task))
+    document = build_document(*open_circuit(folder, model, common, task), seed=common.seed)
     path = write_page(document, out)
     return Output({"file": str(path)}, f"{render_text(document)}page in {path}")

@@ -14,12 +14,19 @@ class Common:
 
     json: bool = False
     """Print one JSON object on stdout and nothing else."""
-    seed: int = 0
+    given_seed: Annotated[int | None, tyro.conf.arg(name="seed", metavar="INT", help_behavior_hint="(default: 0)")] = (
+        None
+    )
     """Seed of everything random."""
     device: str = "cpu"
     """torch device: cpu, cuda, cuda:1, ..."""
     quiet: bool = False
     """No progress on stderr."""
+
+    @property
+    def seed(self) -> int:
+        """The seed to use where it does not matter whether 0 was given."""
+        return self.given_seed or 0
 
     @property
     def progress(self) -> Progress:

@@ -14,7 +14,7 @@ def quickstart(out: str = "runs/quickstart", common: Shared = DEFAULTS) -> Outpu
     """
     from sparse_circuits.quickstart import quickstart as run
 
-    result = run(out, seed=common.seed, device=common.device, progress=common.progress)
+    result = run(out, seed=common.seed, device=usable_device(common.device), progress=common.progress)
     return Output(result.to_dict(), result.text())
 
 
@@ -49,7 +49,7 @@ def train(
         raise ValueError("give either --preset NAME or --config FILE")
     shards = Shards.open(data)
     chosen = TrainConfig.from_file(config) if config else recipe(preset or "", shards.vocab_size)
-    changes = {"seed": common.seed} if preset or common.seed else {}
+    changes = {} if config and common.given_seed is None else {"seed": common.seed}
     chosen = chosen.replace(**changes, **({} if steps is None else {"steps": steps}))
     result = run(
         chosen,

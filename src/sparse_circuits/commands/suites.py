@@ -2,7 +2,7 @@
 
 import tyro
 
-from sparse_circuits.commands.common import DEFAULTS, Output, Shared, Where
+from sparse_circuits.commands.common import DEFAULTS, Output, Shared, Where, usable_device
 
 
 def prune_search(
@@ -31,6 +31,7 @@ def prune_search(
     from sparse_circuits.prune.config import PruneConfig
     from sparse_circuits.prune.search import search
 
+    device = usable_device(common.device)
     found = search(
         model,
         task,
@@ -41,6 +42,7 @@ def prune_search(
         target_loss=target_loss,
         start=None if config is None else PruneConfig.from_file(config),
         seed=common.seed,
+        device=device,
         progress=common.progress,
     )
     settings = ", ".join(f"{name} {value:.3g}" for name, value in found.best.settings.items())
@@ -77,6 +79,7 @@ def circuits_run(
     from sparse_circuits.prune.config import PruneConfig
     from sparse_circuits.prune.suite import prune_tasks
 
+    device = usable_device(common.device)
     made = prune_tasks(
         model,
         out,
@@ -87,6 +90,7 @@ def circuits_run(
         config=None if config is None else PruneConfig.from_file(config),
         refined=refine,
         workers=workers,
+        device=device,
         progress=common.progress,
     )
     found = [entry for entry in made["tasks"].values() if "plain" in entry]
@@ -156,7 +160,8 @@ def circuits_cards(folder: Where, workers: int = 1, full: bool = False, common: 
     """
     from sparse_circuits.validate.suite_cards import make_cards, verdicts
 
-    made = make_cards(folder, workers=workers, full=full, seed=common.seed, progress=common.progress)
+    device = usable_device(common.device)
+    made = make_cards(folder, workers=workers, full=full, seed=common.seed, device=device, progress=common.progress)
     counts, file = verdicts(made), f"{folder}/cards.json"
     words = ", ".join(f"{count} {word}" for word, count in counts.items())
     return Output({**made, "path": file}, f"{counts.total()} cards: {words}\ncards in {file}")

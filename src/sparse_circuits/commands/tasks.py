@@ -81,9 +81,12 @@ def tasks_eval(
         task: Names or .jsonl files; all built-in tasks by default.
         split: train, val or test; one shifted split (longer, deeper, names, fillers); or `shifted` for all of a task's.
         pairs: Pairs per task (and shifted split); mined tasks have as many as the code holds.
-        source: template; mined for the standard library's held-out files; or a folder, file or glob of Python code to mine.
+        source: template; mined for the standard library's files that the model's training held out (a fifth of them at most); or
+            a folder, file or glob of Python code to mine.
     """
     from sparse_circuits.hub.load import load_model, load_tokenizer
+    from sparse_circuits.model.folder import stored_val_threshold
+    from sparse_circuits.tasks.mined import mined_share
 
     loaded, tokenizer = load_model(model, usable_device(common.device)), load_tokenizer(model)
     if source == "template":
@@ -91,13 +94,15 @@ def tasks_eval(
     else:
         if split != "test":
             raise ValueError(f"--split {split} is for template pairs; mined ones have no splits")
-        scores, unusable = (
-            _mined_scores(loaded, tokenizer, task, None if source == "mined" else source, common.seed),
-            {},
-        )
+        asked = None if source == "mined" else source
+        scores, unusable = _mined_scores(loaded, tokenizer, task, asked, common.seed), {}
     lines = [_score_line(name, score) for name, score in scores.items()]
     lines += [f"{name}: cannot be asked: {reason}" for name, reason in unusable.items()]
-    return Output({"tasks": scores, "unusable": unusable}, "\n".join(lines))
+    data: dict[str, Any] = {"tasks": scores, "unusable": unusable}
+    if source == "mined":
+        data["held_out"] = mined_share(stored_val_threshold(loaded.source))
+        lines.append(f"mined from {data['held_out']:.1%} of the standard library's files, held out by their paths")
+    return Output(data, "\n".join(lines))
 
 
 def _template_scores(

@@ -30,10 +30,11 @@ from sparse_circuits.hub.tensor_file import TensorFile, open_sharded, open_tenso
 from sparse_circuits.hub.torch_zip import read_state_dict
 from sparse_circuits.model.assemble import Weights, assemble, own_tensors, without_storage
 from sparse_circuits.model.config import ModelConfig
+from sparse_circuits.model.folder import EXPORT_FILE, stored_val_threshold
 from sparse_circuits.model.transformer import SparseTransformer
 
 HF_CONFIG, HF_WEIGHTS, HF_INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-MANIFEST = "sparse_circuits.json"
+MANIFEST = EXPORT_FILE
 MANIFEST_VERSION = 1
 LM_HEAD, WTE, WPE = rename("unembed.weight"), rename("embed.weight"), rename("positions.weight")
 
@@ -267,6 +268,7 @@ def _write_manifest(
         "model": model.config.to_dict(),
         "released": model.released,
         "tokenizer_hash": tokenizer_hash,
+        "val_threshold": stored_val_threshold(model.source),
         "weights": {name: file_hash(where / name) for name in files},
     }
     write_json(where / MANIFEST, manifest)

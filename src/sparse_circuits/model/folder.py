@@ -21,6 +21,8 @@ from sparse_circuits.model.transformer import SparseTransformer
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+EXPORT_FILE = "sparse_circuits.json"
+"""What we say of a model beside one in another layout (hub/layouts.py)."""
 HALVED = "halved"
 """Metadata key of the weights file: names of tensors stored in fp16 beside others in fp32 (JSON list)."""
 FIRST_FIELDS = (
@@ -38,12 +40,14 @@ def save_model(
     *,
     dense: bool = False,
     halved: Collection[str] = (),
+    val_threshold: float | None = None,
 ) -> None:
     """Writes config and weights into a folder that the caller makes whole (files.new_folder). Raises OSError.
 
     dense: write every tensor as it is, for other readers of safetensors, instead of sparse where that is smaller.
     extra: further keys of config.json that decide nothing here, such as those of transformers.
     halved: dense tensors to store in 16 bits (fp16), which rounds them; readers get fp32, the model in memory keeps its own.
+    val_threshold: of the shards it was trained on (data/shards.py); None: what the folder it came from says, if anything.
     Raises ValueError where an entry is too large for that.
     """
     where = Path(folder)
@@ -64,6 +68,9 @@ def save_model(
     }
     if model.released is not None:
         stored["released"] = dict(model.released)
+    held_out = stored_val_threshold(model.source) if val_threshold is None else val_threshold
+    if held_out is not None:
+        stored["val_threshold"] = held_out
     write_json(where / CONFIG_FILE, {**stored, "config_sha256": _config_hash(stored)})
 
 
@@ -150,6 +157,21 @@ def _names_halved(file: TensorFile) -> frozenset[str]:
 def stored_tokenizer_hash(folder: str | Path) -> str | None:
     """Hash of the tokenizer the model was trained with, None if unknown."""
     return read_json(Path(folder) / CONFIG_FILE).get("tokenizer_hash")
+
+
+def stored_val_threshold(folder: str | Path | None) -> float | None:
+    """Documents whose split key has a `split_place` below it were held out of the model's training; None if unknown.
+
+    Raises ValueError if a file says so in something that is no number.
+    """
+    files = [] if folder is None else [Path(folder) / name for name in (EXPORT_FILE, CONFIG_FILE)]
+    for file in files:
+        found = read_json(file).get("val_threshold") if file.is_file() else None
+        if not isinstance(found, float | int | None):
+            raise ValueError(f"{file}: `val_threshold` must be a number, not {type(found).__name__}; restore it")
+        if found is not None:
+            return float(found)
+    return None
 
 
 def model_hash(model: SparseTransformer) -> str:

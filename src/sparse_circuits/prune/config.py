@@ -8,7 +8,7 @@ from sparse_circuits.config import Config
 
 
 class PruneConfig(Config):
-    """Hyperparameters of learning and choosing a mask (METHOD 1f, D3-D6, D11)."""
+    """Hyperparameters of learning and choosing a mask (METHOD 1f, D3-D6, D11). Raises ValueError for one outside its range."""
 
     steps: int = 200
     """Optimizer steps."""
@@ -25,7 +25,7 @@ class PruneConfig(Config):
     lr: float = 1e-2
     """Learning rate of tau, falling to zero."""
     lr_warmup_frac: float = 0.05
-    """Share of the steps with rising learning rate."""
+    """Share of the steps with rising learning rate, below 1."""
     beta1: float = 0.9
     beta2: float = 0.95
     """Adam's moment decays."""
@@ -75,6 +75,20 @@ class PruneConfig(Config):
             raise ValueError(f"steer_to must lie above 0 and at most at 1, or be null, given {self.steer_to}")
         if not self.lr > 0 or self.k_coef < 0 or not self.temperature > 0:
             raise ValueError("lr and temperature must be above 0, k_coef at least 0")
+        ranges = {
+            "k_coef_warmup": (0 <= self.k_coef_warmup <= 1, "at least 0 and at most 1"),
+            "lr_warmup_frac": (0 <= self.lr_warmup_frac < 1, "at least 0 and below 1"),
+            "beta1": (0 <= self.beta1 < 1, "at least 0 and below 1"),
+            "beta2": (0 <= self.beta2 < 1, "at least 0 and below 1"),
+            "eps": (self.eps > 0, "above 0"),
+            "weight_decay": (self.weight_decay >= 0, "at least 0"),
+            "clip_rms": (self.clip_rms > 0, "above 0"),
+            "init_noise_scale": (self.init_noise_scale >= 0, "at least 0"),
+            "least_loss_share": (0 <= self.least_loss_share <= 1, "at least 0 and at most 1"),
+        }
+        for name, (holds, allowed) in ranges.items():
+            if not holds:
+                raise ValueError(f"{name} must be {allowed}, given {getattr(self, name)}")
         if self.objective == "kl_to_model" and self.loss_kind != "binary":
             raise ValueError(
                 f"objective kl_to_model compares the two completions: it needs loss_kind binary, given {self.loss_kind}"

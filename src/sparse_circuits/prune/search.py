@@ -95,6 +95,7 @@ class _Plan:
     target: float
     start: PruneConfig
     seed: int
+    device: str
 
 
 def search(
@@ -108,13 +109,14 @@ def search(
     target_loss: float = 0.15,
     start: PruneConfig | None = None,
     seed: int = 0,
+    device: str = "cpu",
     progress: Progress = SILENT,
 ) -> Searched:
     """Looks for the recipe whose circuits of these tasks are smallest.
 
     model: name or folder. tasks: names or .jsonl files. trials: finished trials in all, earlier calls included; more where the
     recipe it starts from is not among them. seeds: pruning seeds per task and trial. workers: processes, among which the cores
-    are shared. start: recipe of the first trial.
+    are shared. start: recipe of the first trial. device: of every process.
     Raises ValueError for an empty or impossible budget, a folder of another search, a missing extra, and as `prune` does.
     """
     _optuna()
@@ -131,6 +133,7 @@ def search(
         target=target_loss,
         start=start or PruneConfig(),
         seed=seed,
+        device=device,
     )
     done, least = _open(plan, _facts(plan))
     trials = max(trials, done + least)
@@ -223,7 +226,7 @@ def _finished(study: Any) -> list[Any]:
 
 def _try(plan: _Plan, number: int) -> str:
     """One trial, in whatever process; number: how many come before it. Returns what to say of it."""
-    model, tokenizer = load_model(plan.model), load_tokenizer(plan.model)
+    model, tokenizer = load_model(plan.model, plan.device), load_tokenizer(plan.model)
     study = _study(plan, plan.seed + number)
     trial = study.ask()
     settings = {name: trial.suggest_float(name, low, high, log=True) for name, (low, high) in SPACE.items()}

@@ -26,7 +26,7 @@ from sparse_circuits.files import read_json, write_json
 from sparse_circuits.hub.load import load_model, load_tokenizer
 from sparse_circuits.kernels.sparse_product import frozen
 from sparse_circuits.log import SILENT, Progress
-from sparse_circuits.model.folder import model_hash
+from sparse_circuits.model.folder import model_hash, stored_val_threshold
 from sparse_circuits.model.transformer import SparseTransformer
 from sparse_circuits.prune.config import PruneConfig
 from sparse_circuits.prune.pipeline import best, meets_on_val, prune_seeds, rank
@@ -52,6 +52,7 @@ class _Plan:
     config: PruneConfig
     refined: bool
     mined: str | None
+    device: str
 
 
 class _Asked(NamedTuple):
@@ -73,13 +74,15 @@ def prune_tasks(
     refined: bool = True,
     workers: int = 1,
     mined: str | None = None,
+    device: str = "cpu",
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Finds and scores the circuits of the tasks (all twenty by default) in a model; returns the content of suite.json, which is
     on all tasks that `out` holds.
 
     model: name or folder. seeds: pruning seeds per task, learned as one batch. refined: whether to refine the best one.
-    workers: processes, among which the cores are shared. mined: source of mined pairs, by default the held-out standard library.
+    workers: processes, among which the cores are shared. mined: source of mined pairs, by default what the model's training held
+    out of the standard library. device: of every process, for pruning and scoring; a folder may be gone on with on another.
     tasks: names, or .jsonl files of your own. A task without a circuit is listed with its reason. Raises ValueError for an
     unknown task, two tasks of one name, an impossible budget, or a folder that holds the circuits of another model or recipe, or
     those of another task under one of these names.
@@ -97,6 +100,7 @@ def prune_tasks(
         config=recipe,
         refined=refined,
         mined=mined,
+        device=device,
     )
     _open(plan, [given.task for given in asked.values()])
     scoring, lost = _Scoring(plan, progress), {}
@@ -177,7 +181,7 @@ def _check_same(folder: Path, task: Task) -> None:
 
 def _find(plan: _Plan, where: str) -> str:
     """Steps 1-3 for one task, in whatever process. Returns what to say of it."""
-    model, tokenizer, task = load_model(plan.model), load_tokenizer(plan.model), load_task(where)
+    model, tokenizer, task = load_model(plan.model, plan.device), load_tokenizer(plan.model), load_task(where)
     name = task.name
     folder, begun = Path(plan.out) / name, time.perf_counter()
     head = {"kind": "task_circuits", "format_version": FORMAT_VERSION, "task": name, "task_hash": task.hash}
@@ -238,7 +242,7 @@ class _Scoring:
 
     @cached_property
     def model(self) -> SparseTransformer:
-        return load_model(self.plan.model)
+        return load_model(self.plan.model, self.plan.device)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -248,7 +252,7 @@ class _Scoring:
     def mined(self) -> dict[str, MinedTask]:
         """Of all tasks at once: every file is read once."""
         self.progress.say("mining real code")
-        return mine_all(self.tokenizer, None, self.plan.mined, usable=usable_tokens(self.model))
+        return _mine(self.model, self.tokenizer, self.plan.mined, self.progress)
 
     def finish(self, task: Task) -> None:
         """Scores a task that has circuits, where it lacks that, and writes suite.json anew."""
@@ -265,6 +269,21 @@ class _Scoring:
         with frozen(self.model):
             circuits = {kind: asking.sized(load_circuit(folder / kind)) for kind in kinds}
             return {"kind": "task_scores", "format_version": FORMAT_VERSION, "model": asking.scores(None), **circuits}
+
+
+def _mine(model: SparseTransformer, tokenizer: Any, source: str | None, progress: Progress) -> dict[str, MinedTask]:
+    """All tasks at once, since every file is read once. Where the library asks none of them, the other scores are still made.
+
+    Raises ValueError for a source that was given and cannot be read, or asks none.
+    """
+    threshold = stored_val_threshold(model.source)
+    try:
+        return mine_all(tokenizer, None, source, usable=usable_tokens(model), val_threshold=threshold)
+    except ValueError as error:
+        if source is not None:
+            raise
+        progress.say(f"no mined pairs: {error}")
+        return {}
 
 
 class _Asking(NamedTuple):

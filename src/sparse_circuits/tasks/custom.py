@@ -43,9 +43,10 @@ def read_task(path: str | Path) -> Task:
     templates: dict[str, list[Template]] = {split: [] for split in (*SPLITS, *shifts)}
     for where, row in rows[1:]:
         _keys(where, row, _TEMPLATE, ("split", "a", "b"))
-        if row["split"] not in templates:
-            raise ValueError(f"{where}: unknown split {row['split']!r}; allowed: {', '.join(templates)}")
-        templates[row["split"]].append(_template(where, row))
+        split = _text(where, row, "split")
+        if split not in templates:
+            raise ValueError(f"{where}: unknown split {split!r}; allowed: {', '.join(templates)}")
+        templates[split].append(_template(where, row))
     for split, found in templates.items():
         if len(found) < MIN_TEMPLATES:
             raise ValueError(f"{file}: {split} has {len(found)} templates; write at least {MIN_TEMPLATES} per split")

@@ -1,7 +1,9 @@
 """Mined pairs: the questions of the twenty tasks as they stand in real Python files (METHOD 1e, D3).
 
 1. Read the files of a source once. Of the standard library only those held out of training by the path rule that also
-   splits the corpus: `split_place(path below the library's root) < HELD_OUT`. Files of the user's own all count.
+   splits the corpus: `split_place(path below the library's root) < HELD_OUT`, or below the `val_threshold` of the model's
+   own corpus where that is smaller. A model that does not say one (the models in the box, whose corpus held out HELD_OUT;
+   others' checkpoints, which nobody here trained on the library) is asked by HELD_OUT. Files of the user's own all count.
 2. `mined_points.py` finds where a file decides what a task asks. The prompt is the file's text up to there; it begins
    with the enclosing top-level def or class where that fits into `context` tokens, else as early as fits, always at the
    line of a statement, and never later than what decides the answer. A prompt that comes again counts once.
@@ -34,7 +36,7 @@ from .mined_points import FINDERS, NAMES, USUAL_NAME
 from .pairs import MAX_PROMPT, EncodedPair, Pair, Pairs, encode_pairs, pack
 
 HELD_OUT = 0.2
-"""Share of paths that is mined; a corpus built with this `val_fraction` trains on the others only."""
+"""Share of paths that is mined at most; a corpus built with this `val_fraction` trains on the others only."""
 CONTEXT = 96
 """Tokens of a prompt at most."""
 CLOSE = 8
@@ -106,10 +108,12 @@ def mine_task(
     *,
     context: int = CONTEXT,
     usable: Bool[Tensor, "V"] | None = None,
+    val_threshold: float | None = None,
     seed: int = 0,
 ) -> MinedTask:
     """The points and pairs of one task; see `mine_all`. Raises ValueError also where the source has none of this task."""
-    return mine_all(tokenizer, [name], source, context=context, usable=usable, seed=seed)[name]
+    mined = mine_all(tokenizer, [name], source, context=context, usable=usable, val_threshold=val_threshold, seed=seed)
+    return mined[name]
 
 
 def mine_all(
@@ -119,14 +123,16 @@ def mine_all(
     *,
     context: int = CONTEXT,
     usable: Bool[Tensor, "V"] | None = None,
+    val_threshold: float | None = None,
     seed: int = 0,
 ) -> dict[str, MinedTask]:
     """task -> its points and pairs; a task that does not occur has none. Every file is read once.
 
     names: tasks; all twenty by default. source: a source or its name (data/corpus.py), by default the part of the
     standard library that is held out of training; of a folder of your own every .py file. context: tokens of a prompt
-    at most. usable: True for tokens that the model has an embedding for (METHOD D2). seed: which points are paired; the
-    points are the same for every seed.
+    at most. usable: True for tokens that the model has an embedding for (METHOD D2). val_threshold: what the model's
+    training held out of the library, where that is known (model.folder.stored_val_threshold). seed: which points are paired;
+    the points are the same for every seed.
     Raises ValueError, one line, for an unknown task or context, or where the source has no point of any of the tasks.
     """
     chosen = tuple(FINDERS) if names is None else tuple(dict.fromkeys(names))
@@ -138,8 +144,8 @@ def mine_all(
         raise ValueError(f"context is {context} tokens; allowed: 1 to {MAX_PROMPT}")
     opened = open_source("python-env" if source is None else source) if not isinstance(source, Source) else source
     found: dict[str, list[_Candidate]] = {name: [] for name in chosen}
-    read = 0
-    for document in _documents(opened):
+    read, share = 0, mined_share(val_threshold)
+    for document in _documents(opened, share):
         file = read_code(document.name, document.text)
         if file is not None:
             read += 1
@@ -148,7 +154,7 @@ def mine_all(
     identity = tokenizer_hash(tokenizer)
     kept = {name: _kept(name, found[name], tokenizer, context, known) for name in chosen}
     if not any(kept.values()):
-        raise ValueError(_nothing(opened, chosen, read, sum(map(len, found.values()))))
+        raise ValueError(_nothing(opened, chosen, read, sum(map(len, found.values())), share))
     return {name: _mined(name, kept[name], tokenizer, identity, seed) for name in chosen}
 
 
@@ -157,21 +163,28 @@ def held_out(source: Source) -> bool:
     return isinstance(source, TinyPython) or (isinstance(source, Files) and source.kind == "python-env")
 
 
-def _documents(source: Source) -> Iterator[Document]:
+def mined_share(val_threshold: float | None) -> float:
+    """The share of the library's paths that is mined for a model whose corpus has this threshold; None: not known."""
+    return HELD_OUT if val_threshold is None else min(HELD_OUT, val_threshold)
+
+
+def _documents(source: Source, share: float) -> Iterator[Document]:
     """The texts that may be mined, each once."""
     ruled, seen = held_out(source), set()
     for document in source.documents():
-        if (not ruled or split_place(document.split_key) < HELD_OUT) and document.text not in seen:
+        if (not ruled or split_place(document.split_key) < share) and document.text not in seen:
             seen.add(document.text)
             yield document
 
 
-def _nothing(source: Source, names: Sequence[str], read: int, found: int) -> str:
+def _nothing(source: Source, names: Sequence[str], read: int, found: int, share: float) -> str:
     """Why a source gave no point, and what to do."""
     tasks = f"task {names[0]}" if len(names) == 1 else f"any of {len(names)} tasks"
-    part = "the held-out part of " if held_out(source) else ""
+    part, files = "", ".py files of this Python's syntax"
+    if held_out(source):
+        part, files = f"the held-out part ({share:.2g} of the paths) of ", "a folder of other Python code as the source"
     if not read:
-        return f"{part}source {source.name!r} has no Python code to mine; give .py files of this Python's syntax"
+        return f"{part}source {source.name!r} has no Python code to mine; give {files}"
     here = f"{read} Python file{'s' * (read > 1)} of {part}source {source.name!r}"
     if found:
         return (

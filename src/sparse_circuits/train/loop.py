@@ -226,7 +226,7 @@ def _finish(
     )
     reference = measure_reference(model, data, tokens=config.reference_tokens, seed=config.seed, progress=progress)
     with new_folder(run / "model", "model") as draft:
-        save_model(model, draft, tokenizer_hash(tokenizer))
+        save_model(model, draft, tokenizer_hash(tokenizer), val_threshold=data.manifest.get("val_threshold"))
         save_tokenizer(tokenizer, draft)
         save_reference(reference, draft)
         write_json(draft / "training.json", {"config": config.to_dict(), **asdict(result)})

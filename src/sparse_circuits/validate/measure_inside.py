@@ -8,8 +8,9 @@ measure.py every row has its control.
 from dataclasses import replace
 
 from sparse_circuits.circuit.evaluate import usable_tokens
+from sparse_circuits.model.folder import stored_val_threshold
 from sparse_circuits.tasks.load import is_built_in
-from sparse_circuits.tasks.mined import mine_task
+from sparse_circuits.tasks.mined import mine_task, mined_share
 from sparse_circuits.validate.binarise import binarisation
 from sparse_circuits.validate.card import Row
 from sparse_circuits.validate.faithfulness import faithfulness
@@ -243,9 +244,11 @@ def mined_rows(subject: Subject, effort: Effort) -> tuple[Row, ...]:  # noqa: AR
     task = subject.task
     if not is_built_in(task):
         return (missing("mined", "only the built-in tasks are mined from real code"),)
-    pairs = mine_task(task.name, subject.tokenizer, usable=usable_tokens(subject.model)).pairs
+    model, threshold = subject.model, stored_val_threshold(subject.model.source)
+    pairs = mine_task(task.name, subject.tokenizer, usable=usable_tokens(model), val_threshold=threshold).pairs
+    share = mined_share(threshold)
     if pairs is None:
-        return (missing("mined", "the standard library here holds no pair of this task"),)
+        return (missing("mined", f"the held-out {share:.2g} of the standard library here holds no pair of this task"),)
     few = pairs.take(range(min(pairs.n, subject.pairs.n))).to(subject.device)
     real = replace(subject, split="mined", pairs=few)
     found, own = scored(real), scored(subject)
@@ -256,7 +259,12 @@ def mined_rows(subject: Subject, effort: Effort) -> tuple[Row, ...]:  # noqa: AR
             control=own.accuracy_gap,
             control_name=f"the same on {subject.split}",
             said=f"{few.n} pairs, {_told('mined', found)}",
-            details={"mined": _score(found), "pairs": few.n, "faithfulness": brief(faithfulness(real).faithfulness)},
+            details={
+                "mined": _score(found),
+                "pairs": few.n,
+                "held_out": share,
+                "faithfulness": brief(faithfulness(real).faithfulness),
+            },
         ),
     )
 

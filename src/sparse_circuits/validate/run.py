@@ -101,6 +101,7 @@ def validate(
     out: str | Path | None = None,
     n: int | None = None,
     seed: int = 0,
+    device: str = "cpu",
     progress: Progress = SILENT,
 ) -> ReportCard:
     """The report card of a circuit, or of the circuit in a folder.
@@ -108,7 +109,8 @@ def validate(
     model, task, tokenizer: themselves, or where they are; None: what the circuit names. quick: only what needs no pruning and
     little time, on fewer pairs. controls: names of those to run (CONTROLS); None: all, or none of a quick card; empty: none.
     out: folder in which every measurement is stored as it is made, and from which an interrupted card goes on; None stores
-    nothing. n: held-out pairs per split, None: 128, or 64 of a quick card. seed: of everything random.
+    nothing. n: held-out pairs per split, None: 128, or 64 of a quick card. seed: of everything random. device: of a model that is
+    loaded.
     Raises ValueError, one line, for an unknown control, a circuit that does not fit, or a folder of another card.
     """
     chosen = check_controls(() if controls is None and quick else controls)
@@ -120,7 +122,7 @@ def validate(
     examined = circuit if isinstance(circuit, Circuit) else load_circuit(circuit)
     own_values(examined)
     shared = {"quick": quick, "pairs": pairs, "split": "test", "seed": seed}
-    found = load_origins(examined, model=model, task=task, tokenizer=tokenizer)
+    found = load_origins(examined, model=model, task=task, tokenizer=tokenizer, device=device)
     subject = Subject.of(examined, found.model, found.task, found.tokenizer, n=pairs, split="test", seed=seed)
     folder = CardFolder.open(out, examined, shared)  # now, so that a refusal leaves nothing behind
     with frozen(found.model):

@@ -37,6 +37,7 @@ class _Plan:
     root: str
     quick: bool
     seed: int
+    device: str = "cpu"
 
     def circuit(self, task: str, kind: str) -> Path:
         """The folder of a circuit."""
@@ -63,17 +64,23 @@ class _Plan:
 
 
 def make_cards(
-    folder: str | Path, *, workers: int = 1, full: bool = False, seed: int = 0, progress: Progress = SILENT
+    folder: str | Path,
+    *,
+    workers: int = 1,
+    full: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Makes the card of every plain and refined circuit of a suite, where it lacks one; returns the content of cards.json.
 
     workers: processes, among which the cores are shared. full: whole cards with every control, which prune again, in place of
-    quick ones. seed: of everything random. Raises ValueError, one line, for a folder that is no suite, or holds none of its
-    circuits; and, once all others have theirs and cards.json is written, where some card could not be made.
+    quick ones. seed: of everything random. device: of every process. Raises ValueError, one line, for a folder that is no suite, or
+    holds none of its circuits; and, once all others have theirs and cards.json is written, where some card could not be made.
     """
     if workers < 1:
         raise ValueError(f"{workers} workers; at least 1 is needed")
-    plan, suite = _Plan(root=str(folder), quick=not full, seed=seed), read_suite(folder)
+    plan, suite = _Plan(root=str(folder), quick=not full, seed=seed, device=device), read_suite(folder)
     circuits = {task: [kind for kind in KINDS if kind in found] for task, found in suite["tasks"].items()}
     _check_circuits(plan, circuits)
     waiting = {task: [kind for kind in kinds if not _finished(plan, task, kind)] for task, kinds in circuits.items()}
@@ -142,7 +149,8 @@ def _examine(plan: _Plan, task: str, kinds: tuple[str, ...]) -> dict[str, str]:
 
 
 def _validate(plan: _Plan, task: str, kind: str) -> None:
-    run.validate(plan.circuit(task, kind), quick=plan.quick, out=plan.card(task, kind), seed=plan.seed)
+    card = plan.card(task, kind)
+    run.validate(plan.circuit(task, kind), quick=plan.quick, out=card, seed=plan.seed, device=plan.device)
 
 
 def _content(
