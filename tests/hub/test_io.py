@@ -28,6 +28,7 @@ import sparse_circuits as sc
 from hub.made_up_models import draw_case, write_released
 from refusals import refused
 from sparse_circuits.circuit.ablation import load_reference, save_reference
+from sparse_circuits.circuit.evaluate import evaluate_model
 from sparse_circuits.cli import main
 from sparse_circuits.data.tokenizer import save_tokenizer, tokenizer_hash, train_tokenizer
 from sparse_circuits.files import new_folder, read_json, write_json
@@ -126,6 +127,15 @@ def test_what_training_held_out_goes_along(to: str, own: Path, exports: dict[str
     write_json(file, {**read_json(file), "val_threshold": "0.05"})
     with refused("config.json", "`val_threshold` must be a number, not str"):
         stored_val_threshold(tmp_path / "back")
+
+
+def test_a_model_in_the_published_layout_can_be_asked(exports: dict[str, Path]) -> None:
+    """Its folder has no config.json."""
+    truth = quote_model()
+    model = sc.load_model(exports["own released"])
+    asked, known = (evaluate_model(one, truth.task, truth.tokenizer, n=4) for one in (model, truth.model))
+    assert asked.n_pairs == 4 and asked.loss == pytest.approx(known.loss, abs=1e-6)
+    assert stored_tokenizer_hash(exports["bare released"]) is None
 
 
 def test_sparse_and_own_differ_in_their_tensors_only(exports: dict[str, Path]) -> None:

@@ -221,7 +221,7 @@ def test_a_library_that_asks_nothing_costs_no_other_score(
     monkeypatch.setattr(module, "is_built_in", lambda task: True)
     given = {"tasks": [str(task)], "seeds": 1, "config": QUICK, "refined": False}
     with pytest.raises(ValueError, match="there is none"):
-        prune_tasks(tmp_path / "model", tmp_path / "suite", mined="some/code", **given)
+        prune_tasks(tmp_path / "model", tmp_path / "other", mined="some/code", **given)
     found = prune_tasks(tmp_path / "model", tmp_path / "suite", **given)["tasks"]["single_double_quote"]
     assert found["plain"]["mined"] is None and found["plain"]["test"]["n_pairs"] > 0 and asked == [0.01, 0.01]
 

@@ -4,7 +4,7 @@ Loading checks the hashes of config and weights, every name, shape and dtype: no
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +155,8 @@ def _names_halved(file: TensorFile) -> frozenset[str]:
 
 
 def stored_tokenizer_hash(folder: str | Path) -> str | None:
-    """Hash of the tokenizer the model was trained with, None if unknown."""
-    return read_json(Path(folder) / CONFIG_FILE).get("tokenizer_hash")
+    """Hash of the tokenizer the model was trained with, None if unknown (as of a model in the published layout)."""
+    return next((found for _, found in _stored(folder, "tokenizer_hash")), None)
 
 
 def stored_val_threshold(folder: str | Path | None) -> float | None:
@@ -164,14 +164,19 @@ def stored_val_threshold(folder: str | Path | None) -> float | None:
 
     Raises ValueError if a file says so in something that is no number.
     """
-    files = [] if folder is None else [Path(folder) / name for name in (EXPORT_FILE, CONFIG_FILE)]
-    for file in files:
-        found = read_json(file).get("val_threshold") if file.is_file() else None
-        if not isinstance(found, float | int | None):
+    for file, found in () if folder is None else _stored(folder, "val_threshold"):
+        if not isinstance(found, float | int):
             raise ValueError(f"{file}: `val_threshold` must be a number, not {type(found).__name__}; restore it")
-        if found is not None:
-            return float(found)
+        return float(found)
     return None
+
+
+def _stored(folder: str | Path, name: str) -> Iterator[tuple[Path, Any]]:
+    """What the files of a model folder say of the model beside its weights, and where; a folder may have none of them."""
+    for file in (Path(folder) / EXPORT_FILE, Path(folder) / CONFIG_FILE):
+        found = read_json(file).get(name) if file.is_file() else None
+        if found is not None:
+            yield file, found
 
 
 def model_hash(model: SparseTransformer) -> str:
