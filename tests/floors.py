@@ -89,6 +89,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("prune.pipeline", 5),
     ("prune.seeds", 5),
     ("prune.search", 8),
+    ("prune.suite_scores", 8),
     ("prune.suite", 8),
     ("prune.suite_page", 8),
     ("explain.examples", 5),

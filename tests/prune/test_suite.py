@@ -139,7 +139,7 @@ def test_two_tasks_of_one_name_are_refused(folder: Path, tmp_path: Path) -> None
 def test_an_own_task_named_like_a_built_in_one_is_not_mined(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparse_circuits.prune import suite as module
+    from sparse_circuits.prune import suite_scores as module
 
     monkeypatch.setattr(module, "mine_all", lambda *given, **named: pytest.fail("mined"))
     own = changed_task(folder, tmp_path / "own.jsonl", task="single_double_quote")
@@ -205,7 +205,7 @@ def test_a_library_that_asks_nothing_costs_no_other_score(
     truth: GroundTruth, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mining looks at what this model's training held out, which may be next to nothing; an own source must hold something."""
-    from sparse_circuits.prune import suite as module
+    from sparse_circuits.prune import suite_scores as module
 
     shutil.copytree(folder / "model", tmp_path / "model")
     config = tmp_path / "model" / "config.json"

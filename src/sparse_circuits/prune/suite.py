@@ -11,33 +11,26 @@ of several tasks run at once.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sparse_circuits.circuit.ablation import load_reference
 from sparse_circuits.circuit.circuit import Circuit, load_circuit
-from sparse_circuits.circuit.evaluate import evaluate, evaluate_model, usable_tokens
-from sparse_circuits.circuit.evaluate_mined import evaluate_mined
-from sparse_circuits.circuit.task_scores import score_shifted
 from sparse_circuits.executors import Executor, Here, Processes
 from sparse_circuits.files import read_json, write_json
 from sparse_circuits.hub.load import load_model, load_tokenizer
-from sparse_circuits.kernels.sparse_product import frozen
 from sparse_circuits.log import SILENT, Progress
-from sparse_circuits.model.folder import model_hash, stored_val_threshold
-from sparse_circuits.model.transformer import SparseTransformer
+from sparse_circuits.model.folder import model_hash
 from sparse_circuits.prune.config import PruneConfig
 from sparse_circuits.prune.pipeline import best, meets_on_val, prune_seeds, rank
 from sparse_circuits.prune.refine import refine, with_minimality
 from sparse_circuits.prune.seeds import naming_task, save_seeds
-from sparse_circuits.tasks.load import is_built_in, load_task, task_names
-from sparse_circuits.tasks.mined import MinedTask, mine_all
+from sparse_circuits.prune.suite_scores import KINDS, SuiteScorer
+from sparse_circuits.tasks.load import load_task, task_names
 from sparse_circuits.tasks.task import Task
 
 FORMAT_VERSION = 1
-KINDS = ("plain", "refined")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +96,7 @@ def prune_tasks(
         device=device,
     )
     _open(plan, [given.task for given in asked.values()])
-    scoring, lost = _Scoring(plan, progress), {}
+    scoring, lost = _Scoring(plan, SuiteScorer(plan.model, plan.device, plan.mined, progress), progress), {}
     found = [name for name in asked if (Path(out) / name / "circuits.json").is_file()]
     waiting = [given for name, given in asked.items() if name not in found]
     for name in found:
@@ -235,93 +228,20 @@ def _median(circuits: Sequence[Circuit]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Scoring:
-    """Step 4. The model and the mined pairs are there once something is to be scored."""
+    """Step 4, and suite.json after it."""
 
     plan: _Plan
+    scorer: SuiteScorer
     progress: Progress
-
-    @cached_property
-    def model(self) -> SparseTransformer:
-        return load_model(self.plan.model, self.plan.device)
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        return load_tokenizer(self.plan.model)
-
-    @cached_property
-    def mined(self) -> dict[str, MinedTask]:
-        """Of all tasks at once: every file is read once."""
-        self.progress.say("mining real code")
-        return _mine(self.model, self.tokenizer, self.plan.mined, self.progress)
 
     def finish(self, task: Task) -> None:
         """Scores a task that has circuits, where it lacks that, and writes suite.json anew."""
         folder = Path(self.plan.out) / task.name
         if (folder / "plain").is_dir() and not (folder / "scores.json").is_file():
             self.progress.say(f"scoring {task.name}")
-            write_json(folder / "scores.json", self._scores(task, folder))
+            scores = self.scorer.scores(task, folder)
+            write_json(folder / "scores.json", {"kind": "task_scores", "format_version": FORMAT_VERSION, **scores})
         _conclude(self.plan)
-
-    def _scores(self, task: Task, folder: Path) -> dict[str, Any]:
-        mined = self.mined.get(task.name) if is_built_in(task) else None
-        asking = _Asking(self.model, self.tokenizer, task, mined)
-        kinds = [kind for kind in KINDS if (folder / kind).is_dir()]
-        with frozen(self.model):
-            circuits = {kind: asking.sized(load_circuit(folder / kind)) for kind in kinds}
-            return {"kind": "task_scores", "format_version": FORMAT_VERSION, "model": asking.scores(None), **circuits}
-
-
-def _mine(model: SparseTransformer, tokenizer: Any, source: str | None, progress: Progress) -> dict[str, MinedTask]:
-    """All tasks at once, since every file is read once. Where the library asks none of them, the other scores are still made.
-
-    Raises ValueError for a source that was given and cannot be read, or asks none.
-    """
-    threshold = stored_val_threshold(model.source)
-    try:
-        return mine_all(tokenizer, None, source, usable=usable_tokens(model), val_threshold=threshold)
-    except ValueError as error:
-        if source is not None:
-            raise
-        progress.say(f"no mined pairs: {error}")
-        return {}
-
-
-class _Asking(NamedTuple):
-    """A task put to a model and to circuits in it."""
-
-    model: SparseTransformer
-    tokenizer: Any
-    task: Task
-    mined: MinedTask | None
-
-    def scores(self, circuit: Circuit | None) -> dict[str, Any]:
-        """Test, shifted and mined scores as plain values; None for what the task does not have. circuit: None is the model."""
-        model, tokenizer, task, mined = self
-        if circuit is None:
-            test = evaluate_model(model, task, tokenizer)
-        else:
-            test = evaluate(circuit, model, task, tokenizer=tokenizer)
-        shifted = score_shifted(model, tokenizer, task, circuit=circuit) if task.shifted else None
-        found = evaluate_mined(model, mined, circuit=circuit) if mined else None
-        return {
-            "test": asdict(test),
-            "shifted": asdict(shifted) if shifted else None,
-            "mined": asdict(found) if found else None,
-        }
-
-    def sized(self, circuit: Circuit) -> dict[str, Any]:
-        """The same with the circuit's size, and its loss on validation, where it was chosen."""
-        assert circuit.loss is not None
-        left = None if circuit.removable is None else len(circuit.removable)
-        return {
-            "nodes": len(circuit.nodes),
-            "edges": len(circuit.edges),
-            "val_loss": circuit.loss.val,
-            "met_on_val": meets_on_val(circuit),
-            "met": circuit.met_target,
-            "removable": left,
-            **self.scores(circuit),
-        }
 
 
 def ship_circuits(suite: str | Path, out: str | Path, kind: str = "plain") -> dict[str, Path]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from sparse_circuits.files import check_format, read_json
 from sparse_circuits.markdown import markdown_table
-from sparse_circuits.prune.suite import KINDS
+from sparse_circuits.prune.suite_scores import KINDS
 
 Suite = Mapping[str, Any]
 Split = Literal["test", "val"]

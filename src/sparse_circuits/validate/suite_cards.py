@@ -19,8 +19,8 @@ from sparse_circuits.executors import Executor, Here, Processes
 from sparse_circuits.files import check_format, read_json, write_json
 from sparse_circuits.json_values import plain
 from sparse_circuits.log import SILENT, Progress
-from sparse_circuits.prune.suite import KINDS
 from sparse_circuits.prune.suite_page import read_suite
+from sparse_circuits.prune.suite_scores import KINDS
 from sparse_circuits.validate import run
 from sparse_circuits.validate.card import ReportCard
 from sparse_circuits.validate.card_folder import CARD, QUICK_CARD, CardFolder, load_card

@@ -14,8 +14,8 @@ from statistics import median
 from typing import Any
 
 from sparse_circuits.markdown import markdown_table
-from sparse_circuits.prune.suite import KINDS
 from sparse_circuits.prune.suite_page import geometric_size
+from sparse_circuits.prune.suite_scores import KINDS
 from sparse_circuits.validate.suite_cards import read_cards
 
 Cards = Mapping[str, Any]
