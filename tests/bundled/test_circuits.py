@@ -75,11 +75,28 @@ def test_the_pages_of_verdicts_are_made_from_the_files(other, page):
     assert (ROOT / "docs" / page).read_text() == made
 
 
+def validation_text() -> str:
+    """docs/validation.md as one line."""
+    return " ".join((ROOT / "docs" / "validation.md").read_text().split())
+
+
+def test_what_the_text_says_of_random_sets_is_what_the_cards_say():
+    files = (ROOT / "src" / "sparse_circuits" / "bundled" / "circuits").glob("*/card_quick/card.json")
+    rows = {file.parts[-3]: read_json(file)["metrics"]["necessity"] for file in files}
+    means = [row["control"] for row in rows.values()]
+    as_much = {task: row["details"]["as_good"] for task, row in rows.items() if row["details"]["as_good"]}
+    assert {row["details"]["sets"] for row in rows.values()} == {16} and len(rows) == 15
+    assert as_much.pop("bracket_counting") == 7 and sorted(as_much.values()) == [1, 2, 3]
+    text = validation_text()
+    assert f"as many random nodes {min(means):.2f} to {max(means):.2f} (mean of 16 sets" in text
+    assert "for `bracket_counting` 7 of them do as much damage as its circuit, for three other tasks 1 to 3" in text
+
+
 def test_what_the_text_says_of_training_noise_is_what_the_cards_say():
     beside = compare([SUITES / "bundled", SUITES / "bundled-stochastic"])["recipes"]["plain"]
     plain, noisy = (beside["suites"][label] for label in ("task_loss", "stochastic ablation"))
     before, after = ({name: row["median"] for name, row in one["rows"].items()} for one in (plain, noisy))
-    text = " ".join((ROOT / "docs" / "validation.md").read_text().split())
+    text = validation_text()
     for said in (
         f"{noisy['nodes'] / plain['nodes'] - 1:.0%} more nodes and {noisy['edges'] / plain['edges'] - 1:.0%} more edges",
         f"met as often ({noisy['met']} of {len(beside['tasks'])})",
@@ -100,7 +117,7 @@ def test_what_the_text_says_of_the_cards_is_what_they_say():
     values = {name: [row[name]["value"] for row in rows] for name in rows[0]}
     passing = {name: sum(row[name]["outcome"] == "pass" for row in rows) for name in rows[0]}
     middle = {name: median(found) for name, found in values.items()}
-    text = " ".join((ROOT / "docs" / "validation.md").read_text().split())
+    text = validation_text()
     for said in (
         f"{middle['same_choice']:.0%} of prompts (median; {min(values['same_choice']):.0%} at worst)",
         f"at least {min(values['faithfulness']):.0%} of the way",
